@@ -1,0 +1,363 @@
+package policy
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/causeway-mesh/causeway/api/proxy"
+	"github.com/causeway-mesh/causeway/api/resource"
+)
+
+// A Kind is one policy: its names, what it may target, its rules and what it does to Envoy.
+// C is the effective configuration that the hooks get; unless NewSpec is set it is also what users write in default.
+type Kind[C any] struct {
+	Name, Path, Short string
+	Singular, Plural  string
+	// ToKinds are the target kinds allowed in to; none means the policy has no to.
+	ToKinds []string
+	// Rules allows the inbound section; RuleMatches allows matches in it.
+	Rules, RuleMatches bool
+	// Proxy allows the proxy-wide default section.
+	Proxy bool
+	// ToAndRules allows both sections in one resource.
+	ToAndRules bool
+	// Restricts marks policies that limit access.
+	Restricts bool
+
+	// Check reports what is wrong with one configuration at a path; where says in which section and with which matches it stands.
+	Check func(at resource.Path, c C, where Where) resource.Problems
+
+	// NewSpec returns an empty spec for kinds whose entries are not {targetRef, default}; nil means Spec[C].
+	NewSpec func() any
+	// CheckSpec validates such a spec beyond its targets; required with NewSpec.
+	CheckSpec func(spec any) resource.Problems
+
+	// Base is the configuration in force where no policy says anything; nil means none.
+	Base func(d proxy.Direction, p string) C
+	// Merge combines configurations, the most specific last; nil means MergeFields.
+	Merge func(in []Sourced) Merged
+	Hooks Hooks[C]
+}
+
+// Where says which part of a policy a configuration stands in.
+type Where struct {
+	Section string // to, rules or default
+	Target  TargetRef
+	Matches []Match
+}
+
+// Hooks are the points where a policy changes Envoy configuration. A nil Apply changes nothing.
+// A hook sees only the fields it lists (dotted paths in the JSON of C; none means all),
+// so an edit of other fields leaves what it makes untouched.
+type Hooks[C any] struct {
+	Cluster        Hook[func(C, proxy.Cluster, *clusterv3.Cluster)]
+	Route          Hook[func(C, proxy.Route, *routev3.Route)]
+	HTTP           Hook[func(C, proxy.Listener, *hcmv3.HttpConnectionManager)]
+	TCP            Hook[func(C, proxy.Listener, *tcpproxyv3.TcpProxy)]
+	HTTPFilters    Hook[func(C, proxy.Listener) []Filter]
+	NetworkFilters Hook[func(C, proxy.Listener) []Filter]
+	// Routes replaces the default route of an outbound by the policy's own; resolve finds the cluster of a backend.
+	Routes Hook[func(c C, d proxy.Destination, resolve Resolve) []RouteOf]
+}
+
+// A Hook is a function and the fields it reads.
+type Hook[F any] struct {
+	Fields []string
+	Apply  F
+}
+
+// A Filter is one HTTP or network filter that a policy adds. Dynamic filters travel by ECDS so that an edit drains nothing.
+type Filter struct {
+	Name    string // of the filter in its chain, as Envoy's well-known name
+	Config  proto.Message
+	Dynamic bool
+}
+
+// Resolve finds the cluster of a backend; ok is false when nothing matches it.
+type Resolve func(BackendRef) (cluster string, ok bool)
+
+// A RouteOf is an Envoy route and the policy rule it comes from.
+type RouteOf struct {
+	Route  *routev3.Route
+	Policy resource.KRI // zero for the default route
+}
+
+// A Policy is a Kind of any configuration.
+type Policy interface {
+	// Resource describes the policy as a resource kind.
+	Resource() resource.Kind
+	// Parts reads a resource of this kind.
+	Parts(r resource.Resource) (Parts, error)
+	// MatchesInRules says whether inbound rules may depend on the client.
+	MatchesInRules() bool
+	// Effective merges sources, the most specific last, over the base configuration.
+	Effective(d proxy.Direction, protocol string, in []Sourced) Effective
+	// Fields returns what a hook reads; ok is false when the policy has no such hook.
+	Fields(h HookName) (fields []string, ok bool)
+	// Bind decodes an effective configuration (or the projection of one) for use by hooks.
+	Bind(conf string) (Bound, error)
+}
+
+// A HookName names one of the hooks.
+type HookName string
+
+// The hooks by name.
+const (
+	HookCluster        HookName = "cluster"
+	HookRoute          HookName = "route"
+	HookHTTP           HookName = "http"
+	HookTCP            HookName = "tcp"
+	HookHTTPFilters    HookName = "httpFilters"
+	HookNetworkFilters HookName = "networkFilters"
+	HookRoutes         HookName = "routes"
+)
+
+// Bound is what one effective configuration does to Envoy; absent hooks are nil.
+type Bound struct {
+	Cluster        func(proxy.Cluster, *clusterv3.Cluster)
+	Route          func(proxy.Route, *routev3.Route)
+	HTTP           func(proxy.Listener, *hcmv3.HttpConnectionManager)
+	TCP            func(proxy.Listener, *tcpproxyv3.TcpProxy)
+	HTTPFilters    func(proxy.Listener) []Filter
+	NetworkFilters func(proxy.Listener) []Filter
+	Routes         func(proxy.Destination, Resolve) []RouteOf
+}
+
+// MatchesInRules implements Policy.
+func (k Kind[C]) MatchesInRules() bool { return k.RuleMatches }
+
+// Parts implements Policy.
+func (k Kind[C]) Parts(r resource.Resource) (Parts, error) {
+	p, err := parts(r, k.NewSpec != nil)
+	if err != nil {
+		return Parts{}, fmt.Errorf("read %s: %w", r.Key(), err)
+	}
+	return p, nil
+}
+
+// Effective implements Policy.
+func (k Kind[C]) Effective(d proxy.Direction, protocol string, in []Sourced) Effective {
+	merge := k.Merge
+	if merge == nil {
+		merge = MergeFields
+	}
+	if k.Base != nil {
+		in = append([]Sourced{{Conf: tree(k.Base(d, protocol))}}, in...)
+	}
+	if len(in) == 0 {
+		return Effective{}
+	}
+	return merge(in).effective()
+}
+
+// Fields implements Policy.
+func (k Kind[C]) Fields(h HookName) ([]string, bool) {
+	hooks := k.Hooks
+	switch h {
+	case HookCluster:
+		return hooks.Cluster.Fields, hooks.Cluster.Apply != nil
+	case HookRoute:
+		return hooks.Route.Fields, hooks.Route.Apply != nil
+	case HookHTTP:
+		return hooks.HTTP.Fields, hooks.HTTP.Apply != nil
+	case HookTCP:
+		return hooks.TCP.Fields, hooks.TCP.Apply != nil
+	case HookHTTPFilters:
+		return hooks.HTTPFilters.Fields, hooks.HTTPFilters.Apply != nil
+	case HookNetworkFilters:
+		return hooks.NetworkFilters.Fields, hooks.NetworkFilters.Apply != nil
+	case HookRoutes:
+		return hooks.Routes.Fields, hooks.Routes.Apply != nil
+	}
+	return nil, false
+}
+
+// Bind implements Policy.
+func (k Kind[C]) Bind(conf string) (Bound, error) {
+	var c C
+	if err := json.Unmarshal([]byte(conf), &c); err != nil {
+		return Bound{}, fmt.Errorf("decode effective %s: %w", k.Name, err)
+	}
+	var b Bound
+	h := k.Hooks
+	if f := h.Cluster.Apply; f != nil {
+		b.Cluster = func(pc proxy.Cluster, ec *clusterv3.Cluster) { f(c, pc, ec) }
+	}
+	if f := h.Route.Apply; f != nil {
+		b.Route = func(pr proxy.Route, er *routev3.Route) { f(c, pr, er) }
+	}
+	if f := h.HTTP.Apply; f != nil {
+		b.HTTP = func(l proxy.Listener, m *hcmv3.HttpConnectionManager) { f(c, l, m) }
+	}
+	if f := h.TCP.Apply; f != nil {
+		b.TCP = func(l proxy.Listener, m *tcpproxyv3.TcpProxy) { f(c, l, m) }
+	}
+	if f := h.HTTPFilters.Apply; f != nil {
+		b.HTTPFilters = func(l proxy.Listener) []Filter { return f(c, l) }
+	}
+	if f := h.NetworkFilters.Apply; f != nil {
+		b.NetworkFilters = func(l proxy.Listener) []Filter { return f(c, l) }
+	}
+	if f := h.Routes.Apply; f != nil {
+		b.Routes = func(d proxy.Destination, r Resolve) []RouteOf { return f(c, d, r) }
+	}
+	return b, nil
+}
+
+// Resource implements Policy.
+func (k Kind[C]) Resource() resource.Kind {
+	newSpec := k.NewSpec
+	if newSpec == nil {
+		newSpec = func() any { return new(Spec[C]) }
+	}
+	return resource.Kind{
+		Name: k.Name, Path: k.Path, Short: k.Short, Singular: k.Singular, Plural: k.Plural,
+		Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone | resource.AcrossZones,
+		Policy: &resource.PolicyFacts{HasTo: len(k.ToKinds) > 0, HasRules: k.Rules, HasDefault: k.Proxy, Restricts: k.Restricts},
+		New:    newSpec, Validate: k.validate,
+	}
+}
+
+func (k Kind[C]) validate(r resource.Resource) resource.Problems {
+	p, err := k.Parts(r)
+	if err != nil {
+		return resource.Problems{{Field: "spec", Reason: err.Error()}}
+	}
+	at := resource.Path("spec")
+	ps := k.checkTop(at.Field("targetRef"), p)
+	ps.Append(k.checkSections(at, p))
+	for i, it := range p.To {
+		ps.Append(k.checkTo(at.Field("to").Index(i).Field("targetRef"), it.Target))
+	}
+	for i, it := range p.Rules {
+		mat := at.Field("rules").Index(i).Field("matches")
+		if len(it.Matches) > 0 && !k.RuleMatches {
+			ps.Add(mat, "is not supported by %s", k.Name)
+			continue
+		}
+		for j, m := range it.Matches {
+			ps.Append(CheckMatch(mat.Index(j), m))
+		}
+	}
+	if k.NewSpec != nil {
+		ps.Append(k.CheckSpec(r.Spec))
+		return ps
+	}
+	spec, ok := r.Spec.(*Spec[C])
+	if !ok || k.Check == nil {
+		return ps
+	}
+	for i, t := range spec.To {
+		ps.Append(k.Check(at.Field("to").Index(i).Field("default"), t.Default, Where{Section: "to", Target: t.TargetRef}))
+	}
+	for i, rule := range spec.Rules {
+		ps.Append(k.Check(at.Field("rules").Index(i).Field("default"), rule.Default, Where{Section: "rules", Target: p.Target, Matches: rule.Matches}))
+	}
+	if spec.Default != nil {
+		ps.Append(k.Check(at.Field("default"), *spec.Default, Where{Section: "default", Target: p.Target}))
+	}
+	return ps
+}
+
+func (k Kind[C]) checkSections(at resource.Path, p Parts) resource.Problems {
+	var ps resource.Problems
+	var allowed []string
+	if len(k.ToKinds) > 0 {
+		allowed = append(allowed, "to")
+	} else if len(p.To) > 0 {
+		ps.Add(at.Field("to"), "is not supported by %s", k.Name)
+	}
+	if k.Rules {
+		allowed = append(allowed, "rules")
+	} else if len(p.Rules) > 0 {
+		ps.Add(at.Field("rules"), "is not supported by %s", k.Name)
+	}
+	if k.Proxy {
+		allowed = append(allowed, "default")
+	} else if p.Default != nil {
+		ps.Add(at.Field("default"), "is not supported by %s", k.Name)
+	}
+	switch {
+	case len(ps) > 0:
+	case len(p.To) == 0 && len(p.Rules) == 0 && p.Default == nil:
+		ps.Add(at, "must have %s", strings.Join(allowed, " or "))
+	case len(p.To) > 0 && len(p.Rules) > 0 && !k.ToAndRules:
+		ps.Add(at, "must have either to or rules; write two resources")
+	}
+	return ps
+}
+
+func (k Kind[C]) checkTop(at resource.Path, p Parts) resource.Problems {
+	t := p.Target
+	ps := checkRemoved(at, t)
+	switch t.KindOrMesh() {
+	case TargetMesh:
+		if len(t.Labels) > 0 {
+			ps.Add(at.Field("labels"), "must not be set with kind Mesh; use kind Dataplane")
+		}
+		if t.SectionName != "" {
+			ps.Add(at.Field("sectionName"), "must not be set with kind Mesh")
+		}
+	case TargetDataplane:
+		if t.SectionName != "" && len(p.Rules) == 0 {
+			ps.Add(at.Field("sectionName"), "is only possible in a policy with rules")
+		}
+		ps.Append(resource.CheckLabels(at.Field("labels"), t.Labels))
+	default:
+		ps.Add(at.Field("kind"), "must be Mesh or Dataplane, not %s", resource.Quote(t.Kind))
+	}
+	return ps
+}
+
+func (k Kind[C]) checkTo(at resource.Path, t TargetRef) resource.Problems {
+	ps := checkRemoved(at, t)
+	if len(k.ToKinds) == 0 {
+		return ps
+	}
+	if !contains(k.ToKinds, t.KindOrMesh()) || t.Kind == "" {
+		ps.Add(at.Field("kind"), "must be one of %s", strings.Join(k.ToKinds, ", "))
+		return ps
+	}
+	if t.Kind == TargetMesh {
+		if len(t.Labels) > 0 {
+			ps.Add(at.Field("labels"), "must not be set with kind Mesh")
+		}
+	} else {
+		if len(t.Labels) == 0 {
+			ps.Add(at.Field("labels"), "must be set with kind %s", t.Kind)
+		}
+		ps.Append(resource.CheckLabels(at.Field("labels"), t.Labels))
+	}
+	if t.SectionName != "" && !slices.Contains([]string{TargetService, TargetMultiZone}, t.Kind) {
+		ps.Add(at.Field("sectionName"), "must not be set with kind %s", t.Kind)
+	}
+	return ps
+}
+
+func checkRemoved(at resource.Path, t TargetRef) resource.Problems {
+	var ps resource.Problems
+	for _, f := range []struct {
+		name string
+		set  bool
+		hint string
+	}{
+		{"name", t.Name != "", "use labels with " + resource.LabelDisplayName},
+		{"namespace", t.Namespace != "", "use labels with " + resource.LabelNamespace},
+		{"mesh", t.Mesh != "", "a policy stays in its own mesh"},
+		{"tags", len(t.Tags) > 0, "use labels"},
+		{"proxyTypes", len(t.ProxyTypes) > 0, "use kind Dataplane with labels"},
+	} {
+		if f.set {
+			ps.Add(at.Field(f.name), "is no longer supported; %s", f.hint)
+		}
+	}
+	return ps
+}
