@@ -40,7 +40,8 @@ func NewKey() (Key, error) {
 
 func (k Key) check() error {
 	if k.ID == "" || len(k.ID) > maxKeyID || strings.Trim(k.ID, idLetters) != "" {
-		return fmt.Errorf("%w: id %.70q: use up to %d letters, digits, dots, dashes and underscores", ErrKeys, k.ID, maxKeyID)
+		// The id is not shown: whoever swapped id and key would read the key in a log.
+		return fmt.Errorf("%w: an id must be 1 to %d letters, digits, dots, dashes and underscores", ErrKeys, maxKeyID)
 	}
 	if len(k.Secret) != keySize {
 		return fmt.Errorf("%w: key %q has %d bytes, %d are needed", ErrKeys, k.ID, len(k.Secret), keySize)
@@ -82,7 +83,7 @@ func parseKey(entry string) (Key, error) {
 	}
 	secret, err := base64.StdEncoding.DecodeString(strings.TrimSpace(encoded))
 	if err != nil {
-		return Key{}, fmt.Errorf("%w: key %.70q is not base64", ErrKeys, id)
+		return Key{}, fmt.Errorf("%w: what follows the id is not base64", ErrKeys)
 	}
 	k := Key{ID: strings.TrimSpace(id), Secret: secret}
 	return k, k.check()
