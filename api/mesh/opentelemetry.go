@@ -1,0 +1,45 @@
+package mesh
+
+import "github.com/causeway-mesh/causeway/api/resource"
+
+// MeshOpenTelemetryBackend is a collector to which policies send logs, traces and metrics.
+type MeshOpenTelemetryBackend struct {
+	// Endpoint of the collector. Required unless the environment of the proxy gives one.
+	Endpoint *OTelEndpoint `json:"endpoint,omitempty"`
+	// Protocol is grpc or http. Default grpc.
+	Protocol string `json:"protocol,omitempty"`
+	// Env says whether the OTEL_* variables beside the proxy count.
+	Env *OTelEnv `json:"env,omitempty"`
+}
+
+// OTelEndpoint is the address of a collector.
+type OTelEndpoint struct {
+	// Address is an IP or DNS name. Default the host of the proxy.
+	Address string `json:"address,omitempty"`
+	// Port of the collector, 1 to 65535. Default 4317.
+	Port uint32 `json:"port,omitempty"`
+	// Path before /v1/traces and the like, for protocol http only.
+	Path string `json:"path,omitempty"`
+}
+
+// OTelEnv says whether the OTEL_* variables beside the proxy count.
+type OTelEnv struct {
+	// Mode is Disabled, Optional or Required. Default Disabled.
+	Mode string `json:"mode,omitempty"`
+	// Precedence is ExplicitFirst or EnvFirst. Default ExplicitFirst.
+	Precedence string `json:"precedence,omitempty"`
+	// AllowSignalOverrides lets variables of one signal differ from the general ones. Default false.
+	AllowSignalOverrides *bool `json:"allowSignalOverrides,omitempty"`
+}
+
+// MeshOpenTelemetryBackendStatus is what the control plane reports about a collector.
+type MeshOpenTelemetryBackendStatus struct {
+	Conditions []Condition `json:"conditions,omitempty"`
+}
+
+var openTelemetryBackendKind = resource.Kind{
+	Name: TypeMeshOTelBackend, Path: "meshopentelemetrybackends", Short: "motb",
+	Singular: "Mesh OpenTelemetry Backend", Plural: "Mesh OpenTelemetry Backends",
+	Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone,
+	New: func() any { return new(MeshOpenTelemetryBackend) },
+}

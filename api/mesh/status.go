@@ -1,0 +1,91 @@
+package mesh
+
+// A Condition is one aspect of the state of a resource.
+type Condition struct {
+	// Type names the aspect.
+	Type string `json:"type"`
+	// Status is True, False or Unknown.
+	Status ConditionStatus `json:"status"`
+	// Reason is one word for programs.
+	Reason string `json:"reason"`
+	// Message is a sentence for people.
+	Message string `json:"message"`
+}
+
+// A ConditionStatus is True, False or Unknown.
+type ConditionStatus string
+
+// The values of a condition.
+const (
+	True    ConditionStatus = "True"
+	False   ConditionStatus = "False"
+	Unknown ConditionStatus = "Unknown"
+)
+
+// An Address is a hostname under which a service is found.
+type Address struct {
+	Hostname string `json:"hostname"`
+	// Origin is HostnameGenerator or Kubernetes.
+	Origin string `json:"origin,omitempty"`
+	// HostnameGeneratorRef is the generator that made the hostname.
+	HostnameGeneratorRef *HostnameGeneratorRef `json:"hostnameGeneratorRef,omitempty"`
+}
+
+// The origins of addresses.
+const (
+	OriginHostnameGenerator = "HostnameGenerator"
+	OriginKubernetes        = "Kubernetes"
+)
+
+// HostnameGeneratorRef names a generator.
+type HostnameGeneratorRef struct {
+	CoreName string `json:"coreName"`
+}
+
+// HostnameGeneratorStatus is what one generator did for a service.
+type HostnameGeneratorStatus struct {
+	HostnameGeneratorRef HostnameGeneratorRef `json:"hostnameGeneratorRef"`
+	Conditions           []Condition          `json:"conditions,omitempty"`
+}
+
+// What a generator did for a service.
+const (
+	ConditionGenerated   = "Generated"
+	ReasonGenerated      = "Generated"
+	ReasonTemplateError  = "TemplateError"
+	ReasonCollision      = "Collision"
+	ReasonNotGenerated   = "NotGenerated"
+	ConditionPortsUnique = "PortsUnique"
+	ReasonPortsUnique    = "PortsUnique"
+	ReasonPortConflict   = "PortConflict"
+)
+
+// A VIP is a virtual address of a service.
+type VIP struct {
+	IP string `json:"ip"`
+}
+
+// DataplaneProxies counts the proxies of a service or workload.
+type DataplaneProxies struct {
+	// Connected proxies have a connection to the control plane.
+	Connected int `json:"connected"`
+	// Healthy proxies are connected and ready.
+	Healthy int `json:"healthy"`
+	// Total proxies are registered.
+	Total int `json:"total"`
+}
+
+// A TLSStatus says whether clients may use mesh TLS.
+type TLSStatus struct {
+	// Status is Ready once every proxy has had an identity, and stays so.
+	Status TLSReadiness `json:"status,omitempty"`
+}
+
+// A TLSReadiness is Ready or NotReady.
+type TLSReadiness string
+
+// The values of TLS readiness.
+const (
+	TLSReady    TLSReadiness = "Ready"
+	TLSNotReady TLSReadiness = "NotReady"
+)

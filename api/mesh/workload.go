@@ -1,0 +1,17 @@
+package mesh
+
+import "github.com/causeway-mesh/causeway/api/resource"
+
+// Workload is the set of proxies with the same kuma.io/workload label. It is made by the control plane.
+type Workload struct{}
+
+// WorkloadStatus is what the control plane reports about a workload.
+type WorkloadStatus struct {
+	DataplaneProxies DataplaneProxies `json:"dataplaneProxies,omitzero"`
+}
+
+var workloadKind = resource.Kind{
+	Name: TypeWorkload, Path: "workloads", Short: "wl", Singular: "Workload", Plural: "Workloads",
+	Scope: resource.ScopeMesh, Flow: resource.FromZone, Names: resource.RFC1035Label,
+	New: func() any { return new(Workload) },
+}
