@@ -40,15 +40,21 @@ func (e Effective) Equal(o Effective) bool {
 	return e.Conf == o.Conf && slices.Equal(e.Origins, o.Origins)
 }
 
-// Policies lists the policies that contributed, without repetition.
-func (e Effective) Policies() []resource.KRI {
+// Policies lists the policies that contributed to any of the fields (none: all), without repetition.
+func (e Effective) Policies(fields ...string) []resource.KRI {
 	var out []resource.KRI
 	for _, o := range e.Origins {
-		if !o.Policy.IsZero() && !slices.Contains(out, o.Policy) {
+		if !o.Policy.IsZero() && !slices.Contains(out, o.Policy) && within(o.Field, fields) {
 			out = append(out, o.Policy)
 		}
 	}
 	return out
+}
+
+func within(field string, fields []string) bool {
+	return len(fields) == 0 || field == "" || slices.ContainsFunc(fields, func(f string) bool {
+		return f == field || strings.HasPrefix(field, f+".") || strings.HasPrefix(f, field+".")
+	})
 }
 
 func (m Merged) effective() Effective {

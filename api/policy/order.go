@@ -132,9 +132,10 @@ type RouteTarget struct {
 
 // An Entry is one item of to or rules with the policy it stands in.
 type Entry struct {
-	Head  Head
-	Index int
-	Item  Item
+	Head    Head
+	Index   int
+	Item    Item
+	Inbound bool // it stands in rules
 }
 
 // Sourced returns the entry's configuration with its origin.
@@ -147,7 +148,7 @@ func (e Entry) Sourced() Sourced {
 func ForDestination(entries []Entry, t Target, route *RouteTarget) []Sourced {
 	var hit []Entry
 	for _, e := range entries {
-		if e.concerns(t, route) {
+		if !e.Inbound && e.concerns(t, route) {
 			hit = append(hit, e)
 		}
 	}

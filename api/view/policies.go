@@ -1,0 +1,216 @@
+package view
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/causeway-mesh/causeway/api/memo"
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policy"
+	"github.com/causeway-mesh/causeway/api/proxy"
+	"github.com/causeway-mesh/causeway/api/resource"
+)
+
+// head is a policy's head with the labels its target selects.
+type head struct {
+	policy.Head
+	labels          map[string]string
+	hasTo, hasRules bool
+}
+
+// A Selected is the policies of one type that reach a proxy, weakest first.
+type Selected struct {
+	Type string
+	// Outbound lists the policies that concern what the proxy sends, as a Set.
+	Outbound Set
+	// Inbound holds, per inbound section, the policies that concern what the proxy receives.
+	Inbound []SectionSet
+}
+
+// A SectionSet is the policies that concern one inbound.
+type SectionSet struct {
+	Section  string
+	Policies Set
+}
+
+// A Set is an ordered list of policy names as one comparable value.
+type Set string
+
+// SetOf joins names; policy names hold no line breaks.
+func SetOf(names []string) Set { return Set(strings.Join(names, "\n")) }
+
+// Names are the members of the set in order.
+func (s Set) Names() []string {
+	if s == "" {
+		return nil
+	}
+	return strings.Split(string(s), "\n")
+}
+
+type setKey struct {
+	Type, Mesh string
+	Set        Set
+}
+
+type effectiveKey struct {
+	Policies    setKey
+	Destination DestinationKey
+	Protocol    mesh.Protocol
+	Route       resource.KRI
+}
+
+type inboundKey struct {
+	Policies setKey
+	Protocol mesh.Protocol
+}
+
+// A Client is what is in force for received traffic of the clients that match.
+type Client struct {
+	Match     policy.Match
+	Effective policy.Effective
+}
+
+func (v *View) definePolicies() {
+	deep := func(a, b any) bool { return reflect.DeepEqual(a, b) }
+	v.heads = memo.NewFunc(v.Graph, "policyHeads", func(a, b []head) bool { return deep(a, b) }, v.computeHeads)
+	v.selected = memo.NewFunc(v.Graph, "selectedPolicies", func(a, b []Selected) bool { return deep(a, b) }, v.computeSelected)
+	v.entries = memo.NewFunc(v.Graph, "policyEntries", func(a, b []policy.Entry) bool { return deep(a, b) }, v.computeEntries)
+	v.effective = memo.NewFunc(v.Graph, "effective", policy.Effective.Equal, v.computeEffective)
+	v.inbound = memo.NewFunc(v.Graph, "effectiveInbound", func(a, b []Client) bool { return deep(a, b) }, v.computeInbound)
+}
+
+func (v *View) computeHeads(r *memo.Reader, k typeKey) []head {
+	kind := v.byName[k.Type].Resource()
+	var out []head
+	for _, res := range v.All(r, k.Type, k.Mesh) {
+		if res.Label(resource.LabelEffect) == resource.EffectShadow {
+			continue
+		}
+		parts, err := v.byName[k.Type].Parts(res)
+		if err != nil {
+			continue // set aside when it was decoded; never stops the others
+		}
+		out = append(out, head{policy.HeadOf(kind, res, parts), parts.Target.Labels, len(parts.To) > 0, len(parts.Rules) > 0})
+	}
+	slices.SortStableFunc(out, func(a, b head) int { return policy.CompareHeads(a.Head, b.Head) })
+	return out
+}
+
+// Selected lists, per policy type, what reaches a dataplane.
+func (v *View) Selected(r *memo.Reader, dp resource.Key) []Selected { return v.selected.Get(r, dp) }
+
+func (v *View) computeSelected(r *memo.Reader, k resource.Key) []Selected {
+	dp, ok := v.Resource(r, k)
+	if !ok {
+		return nil
+	}
+	spec, ok := dp.Spec.(*mesh.Dataplane)
+	if !ok {
+		return nil
+	}
+	subject := policy.Subject{Labels: dp.Labels, Zone: v.zoneOf(dp), Namespace: dp.Namespace()}
+	var out []Selected
+	for _, p := range v.policies {
+		sel := Selected{Type: p.Resource().Name}
+		var reaching []head
+		for _, h := range v.heads.Get(r, typeKey{sel.Type, k.Mesh}) {
+			if h.Reaches(subject, h.labels) {
+				reaching = append(reaching, h)
+			}
+		}
+		sel.Outbound = setOf(reaching, func(h head) bool { return h.hasTo && h.Target.SectionName == "" })
+		for _, in := range spec.ExposedInbounds() {
+			section := in.SectionName()
+			sel.Inbound = append(sel.Inbound, SectionSet{section, setOf(reaching, func(h head) bool {
+				return h.hasRules && (h.Target.SectionName == "" || h.Target.SectionName == section)
+			})})
+		}
+		out = append(out, sel)
+	}
+	return out
+}
+
+func setOf(hs []head, keep func(head) bool) Set {
+	var names []string
+	for _, h := range hs {
+		if keep(h) {
+			names = append(names, h.Key.Name)
+		}
+	}
+	return SetOf(names)
+}
+
+func (v *View) computeEntries(r *memo.Reader, k setKey) []policy.Entry {
+	p := v.byName[k.Type]
+	var out []policy.Entry
+	for _, name := range k.Set.Names() {
+		res, ok := v.Resource(r, resource.Key{Type: k.Type, Mesh: k.Mesh, Name: name})
+		if !ok {
+			continue
+		}
+		parts, err := p.Parts(res)
+		if err != nil {
+			continue
+		}
+		h := policy.HeadOf(p.Resource(), res, parts)
+		for i, it := range parts.To {
+			out = append(out, policy.Entry{Head: h, Index: i, Item: it})
+		}
+		for i, it := range parts.Rules {
+			out = append(out, policy.Entry{Head: h, Index: i, Item: it, Inbound: true})
+		}
+	}
+	return out
+}
+
+// Outbound is what the policies of a set put in force for a destination; route, when not zero,
+// adds what is said about that MeshHTTPRoute.
+func (v *View) Outbound(r *memo.Reader, typ, meshName string, set Set, d DestinationKey, p mesh.Protocol, route resource.KRI) policy.Effective {
+	return v.effective.Get(r, effectiveKey{setKey{typ, meshName, set}, d, p, route})
+}
+
+func (v *View) computeEffective(r *memo.Reader, k effectiveKey) policy.Effective {
+	t, ok := v.Target(r, k.Destination)
+	if !ok {
+		return policy.Effective{}
+	}
+	var route *policy.RouteTarget
+	if !k.Route.IsZero() {
+		route = v.routeTarget(r, k.Policies.Mesh, k.Route)
+	}
+	sources := policy.ForDestination(v.entries.Get(r, k.Policies), t, route)
+	return v.byName[k.Policies.Type].Effective(proxy.Outbound, string(k.Protocol), sources)
+}
+
+// routeTarget finds the labels of a MeshHTTPRoute by its identifier.
+func (v *View) routeTarget(r *memo.Reader, meshName string, kri resource.KRI) *policy.RouteTarget {
+	kri.Section = ""
+	for _, res := range v.Select(r, policy.TargetHTTPRoute, meshName, resource.Selector{resource.LabelDisplayName: kri.Name}) {
+		if v.kri(res) == kri {
+			return &policy.RouteTarget{KRI: kri, Labels: res.Labels}
+		}
+	}
+	return &policy.RouteTarget{KRI: kri}
+}
+
+// Inbound is what the policies of a set put in force for an inbound: per distinct client match, most specific first,
+// the catch-all last. Policies without matches have only the catch-all.
+func (v *View) Inbound(r *memo.Reader, typ, meshName string, set Set, p mesh.Protocol) []Client {
+	return v.inbound.Get(r, inboundKey{setKey{typ, meshName, set}, p})
+}
+
+func (v *View) computeInbound(r *memo.Reader, k inboundKey) []Client {
+	p := v.byName[k.Policies.Type]
+	var rules []policy.Entry
+	for _, e := range v.entries.Get(r, k.Policies) {
+		if e.Inbound {
+			rules = append(rules, e)
+		}
+	}
+	var out []Client
+	for _, c := range policy.ForInbound(rules) {
+		out = append(out, Client{c.Match, p.Effective(proxy.Inbound, string(k.Protocol), c.Sources)})
+	}
+	return out
+}
