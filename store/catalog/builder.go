@@ -31,7 +31,8 @@ func (b *builder) apply(ch store.Change) {
 		b.applyDerived(ch)
 		return
 	}
-	if ch.Deleted {
+	// A secret without data was shredded: it is deleted further on in the history.
+	if ch.Deleted || ch.Object.Secret && len(ch.Object.Data) == 0 {
 		b.remove(resourceKey(k))
 		return
 	}
