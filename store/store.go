@@ -12,7 +12,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // A Lineage identifies one history: a random store id plus an epoch that every restore, import or forced promotion raises.
@@ -81,9 +83,10 @@ type Object struct {
 	Data     []byte
 	Created  time.Time // set by the store, in UTC with microsecond precision
 	Modified time.Time
-	// Owner, when set, is an object whose deletion deletes this one in the same batch.
+	// Owner, when set, is an object whose deletion deletes this one in the same batch. It need not exist yet.
 	Owner *Key
-	// Secret marks data that is sealed; its history rows hold only the sealed form and are shredded on delete.
+	// Secret marks data that is sealed; its history rows hold only the sealed form and are shredded on delete:
+	// from then on history and Follow give those changes without Data. Once set it stays set.
 	Secret bool
 }
 
@@ -138,9 +141,9 @@ type Fence struct {
 
 // An Observation is a fact with the last writer winning: no history, no revision, no compare-and-set.
 type Observation struct {
-	Key  string // "zone/east/insights"
-	Data []byte // empty deletes
-	At   time.Time
+	Key  string    // "zone/east/insights"
+	Data []byte    // empty deletes
+	At   time.Time // when it was observed; the time of the write when zero
 }
 
 // The outcomes that callers distinguish; each is wrapped with what was being done.
@@ -196,10 +199,13 @@ func (e *ConflictError) Is(target error) bool { return target == ErrConflict }
 // After a lost connection during commit the store looks the ID up before it answers; when it can not, it returns ErrUnknownOutcome.
 // A delete of an absent object with ExpectAny is no error and no change. A batch that changes nothing still gets a revision.
 // Deleting an object deletes what it owns, in the same batch; those appear in Changes.
-// A put that replaces an object keeps its UID, Created and Owner (unless it sets Owner).
+// A put that replaces an object keeps its UID, Created and Owner (unless it sets Owner). An object deleted and put again
+// is a new one: its version starts at 1. A batch that puts an object and deletes its owner is invalid.
+// When ctx ends while the batch still waits, nothing is committed; when it ends later, the answer is ErrUnknownOutcome.
 //
 // Follow calls fn for every batch after the position, in order, exactly once, until ctx ends or fn fails; it waits for new batches.
 // It returns ErrCompacted or ErrForked when it cannot continue, and survives a lost connection by reading again.
+// The zero Position is the beginning of any history. A new epoch ends every Follow with ErrForked.
 // Notifications only wake it: rows are the truth.
 //
 // Snapshot reads all objects as of one position, in key order.
@@ -208,7 +214,8 @@ type Store interface {
 	Follow(ctx context.Context, after Position, fn func(Committed) error) error
 	Snapshot(ctx context.Context, fn func(Object) error) (Position, error)
 	Position(ctx context.Context) (Position, error)
-	// History returns the batches that changed an object, newest first, each with only the change of that object.
+	// History returns the batches that changed an object, newest first, each with only the change of that object;
+	// a limit of 0 means all that is retained.
 	History(ctx context.Context, k Key, limit int) ([]Committed, error)
 	// Compact drops history up to and including the revision; the newest state of every object stays.
 	Compact(ctx context.Context, upTo uint64) error
@@ -216,8 +223,10 @@ type Store interface {
 	Observe(ctx context.Context, obs ...Observation) error
 	Observations(ctx context.Context, prefix string) ([]Observation, error)
 
-	// Acquire takes or extends a lease by database time. It returns ErrFenced when another holder has it.
+	// Acquire takes or extends a lease by database time. It returns ErrFenced when another holder has it. The counter rises
+	// whenever the lease changes hands; an expired lease still fences until someone else takes it.
 	Acquire(ctx context.Context, name, holder string, ttl time.Duration) (Fence, error)
+	// Release ends a lease; it returns ErrFenced when it was lost already.
 	Release(ctx context.Context, f Fence) error
 
 	// RaiseEpoch starts a new epoch of the lineage; to be called after every restore, import or forced promotion.
@@ -236,6 +245,12 @@ func (b Batch) Validate() error {
 	if len(b.Ops) == 0 {
 		return fmt.Errorf("%w: it has no operations", ErrInvalid)
 	}
+	if !text(b.Author, b.Reason) || b.Fence != nil && !text(b.Fence.Name, b.Fence.Holder) {
+		return fmt.Errorf("%w: its author, reason or fence is not UTF-8 text without NUL", ErrInvalid)
+	}
+	if f := b.Fence; f != nil && (f.Name == "" || f.Holder == "") {
+		return fmt.Errorf("%w: its fence lacks a name or holder", ErrInvalid)
+	}
 	seen := make(map[Key]bool, len(b.Ops))
 	for _, op := range b.Ops {
 		k := op.Object.Key
@@ -244,6 +259,10 @@ func (b Batch) Validate() error {
 			return fmt.Errorf("%w: %q lacks a type or name", ErrInvalid, k)
 		case seen[k]:
 			return fmt.Errorf("%w: %s appears twice", ErrInvalid, k)
+		case !op.Object.text():
+			return fmt.Errorf("%w: %q has a key or label that is not UTF-8 text without NUL", ErrInvalid, k)
+		case op.Object.Owner != nil && (op.Object.Owner.Type == "" || op.Object.Owner.Name == ""):
+			return fmt.Errorf("%w: the owner of %s lacks a type or name", ErrInvalid, k)
 		case len(op.Object.Data) > MaxData:
 			return fmt.Errorf("%w: %s has %d bytes, at most %d are allowed", ErrInvalid, k, len(op.Object.Data), MaxData)
 		case op.Expect < ExpectAny:
@@ -252,6 +271,27 @@ func (b Batch) Validate() error {
 		seen[k] = true
 	}
 	return nil
+}
+
+// text says whether the key, owner, UID and labels can be kept by every database.
+func (o Object) text() bool {
+	ok := text(o.Type, o.Mesh, o.Name, o.UID)
+	if o.Owner != nil {
+		ok = ok && text(o.Owner.Type, o.Owner.Mesh, o.Owner.Name)
+	}
+	for k, v := range o.Labels {
+		ok = ok && text(k, v)
+	}
+	return ok
+}
+
+func text(ss ...string) bool {
+	for _, s := range ss {
+		if !utf8.ValidString(s) || strings.ContainsRune(s, 0) {
+			return false
+		}
+	}
+	return true
 }
 
 // Next is the chain after a batch: H(previous ‖ revision ‖ batch id ‖ each change), the same in every implementation.
