@@ -1,0 +1,181 @@
+package envoy
+
+import (
+	"slices"
+
+	"github.com/causeway-mesh/causeway/api/memo"
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/api/view"
+)
+
+// A Problem is configuration that could not be built as declared. The proxy gets the best that is valid instead.
+type Problem struct {
+	Ref  Ref
+	Text string
+	// Policies are those without which it would be valid; empty when no policy is to blame.
+	Policies []resource.KRI
+}
+
+// A Compiled is a part with what went wrong while building it.
+type Compiled struct {
+	Part     *Part
+	Problems []Problem
+}
+
+func sameCompiled(a, b Compiled) bool {
+	if len(a.Problems) != len(b.Problems) {
+		return false
+	}
+	for i := range a.Problems {
+		if a.Problems[i].Ref != b.Problems[i].Ref || a.Problems[i].Text != b.Problems[i].Text {
+			return false
+		}
+	}
+	return samePart(a.Part, b.Part)
+}
+
+func samePart(a, b *Part) bool {
+	for t := range NumTypes {
+		if !slices.Equal(a.Of(t), b.Of(t)) {
+			return false
+		}
+	}
+	return true
+}
+
+// A ProxyConfig is what one proxy gets, before a sequence is put to it.
+type ProxyConfig struct {
+	Shared, Own *Part
+	Problems    []Problem
+}
+
+// A Class is the set of proxies that share a part: everything that their common configuration depends on, and nothing else.
+type Class struct {
+	Mesh string
+	// Outbound holds the policies that concern what the proxies send, as canonical JSON of type and set.
+	Outbound string
+	// Identity says that the proxies are issued one, so they can speak mesh TLS.
+	Identity bool
+	// Transparent proxies listen on the virtual IPs themselves; the others have listeners of their own.
+	Transparent bool
+	// Reachable holds the destinations the proxies asked for as canonical JSON; empty means all.
+	Reachable string
+}
+
+// A built is one fragment, or why there is none.
+type built struct {
+	frag    *Fragment
+	problem *Problem
+}
+
+func sameBuilt(a, b built) bool {
+	if (a.problem == nil) != (b.problem == nil) || a.problem != nil && a.problem.Text != b.problem.Text {
+		return false
+	}
+	if a.frag == nil || b.frag == nil {
+		return a.frag == b.frag
+	}
+	return a.frag.Version == b.frag.Version && slices.Equal(a.frag.Refs, b.frag.Refs) && slices.Equal(a.frag.Origins, b.frag.Origins)
+}
+
+// A Compiler answers what a proxy gets. It shares the graph of its view, and so its owner.
+type Compiler struct {
+	view *view.View
+
+	clusters       *memo.Func[clusterKey, built]
+	assignments    *memo.Func[assignmentKey, built]
+	routes         *memo.Func[routeKey, built]
+	outbounds      *memo.Func[outboundKey, halfListener]
+	inbounds       *memo.Func[inboundKey, halfListener]
+	inboundRoutes  *memo.Func[inboundRouteKey, built]
+	workloads      *memo.Func[workloadKey, built]
+	extensions     *memo.Func[extensionKey, extensionSet]
+	class          *memo.Func[resource.Key, Class]
+	shared         *memo.Func[Class, Compiled]
+	own            *memo.Func[resource.Key, Compiled]
+	proxies        *memo.Func[resource.Key, ProxyConfig]
+	destinationsOf *memo.Func[Class, []outbound]
+}
+
+// NewCompiler returns a compiler over a view.
+func NewCompiler(v *view.View) *Compiler {
+	c := &Compiler{view: v}
+	g := v.Graph
+	c.clusters = memo.NewFunc(g, "cluster", sameBuilt, c.buildCluster)
+	c.assignments = memo.NewFunc(g, "assignment", sameBuilt, c.buildAssignment)
+	c.routes = memo.NewFunc(g, "route", sameBuilt, c.buildRoutes)
+	c.outbounds = memo.NewFunc(g, "outboundListener", sameHalf, c.buildOutbound)
+	c.inbounds = memo.NewFunc(g, "inboundListener", sameHalf, c.buildInbound)
+	c.inboundRoutes = memo.NewFunc(g, "inboundRoute", sameBuilt, c.buildInboundRoutes)
+	c.workloads = memo.NewFunc(g, "workload", sameBuilt, c.buildWorkload)
+	c.extensions = memo.NewFunc(g, "extension", sameExtensions, c.buildExtensions)
+	c.class = memo.NewFunc(g, "class", func(a, b Class) bool { return a == b }, c.classOf)
+	c.destinationsOf = memo.NewFunc(g, "outbounds", slices.Equal[[]outbound], c.computeOutbounds)
+	c.shared = memo.NewFunc(g, "shared", sameCompiled, c.compileShared)
+	c.own = memo.NewFunc(g, "own", sameCompiled, c.compileOwn)
+	c.proxies = memo.NewFunc(g, "proxy", func(a, b ProxyConfig) bool {
+		return a.Shared == b.Shared && a.Own == b.Own && len(a.Problems) == len(b.Problems)
+	}, c.compileProxy)
+	return c
+}
+
+// Proxy keeps the configuration of a dataplane up to date until the root is closed.
+func (c *Compiler) Proxy(dp resource.Key) *memo.Root[ProxyConfig] { return c.proxies.Root(dp) }
+
+// ClassOf is the class a dataplane belongs to at present.
+func (c *Compiler) ClassOf(dp resource.Key) Class { return c.class.Get(c.view.Graph.Untracked(), dp) }
+
+func (c *Compiler) compileProxy(r *memo.Reader, k resource.Key) ProxyConfig {
+	if _, ok := c.view.Resource(r, k); !ok {
+		return ProxyConfig{Shared: NewPart(nil), Own: NewPart(nil)}
+	}
+	s := c.shared.Get(r, c.class.Get(r, k))
+	o := c.own.Get(r, k)
+	return ProxyConfig{Shared: s.Part, Own: o.Part, Problems: slices.Concat(s.Problems, o.Problems)}
+}
+
+func (c *Compiler) classOf(r *memo.Reader, k resource.Key) Class {
+	res, _ := c.view.Resource(r, k)
+	dp, ok := res.Spec.(*mesh.Dataplane)
+	if !ok {
+		return Class{Mesh: k.Mesh}
+	}
+	cl := Class{
+		Mesh:        k.Mesh,
+		Outbound:    encodeSets(c.view.Selected(r, k)),
+		Identity:    c.view.IdentityOf(r, k).SPIFFEID != "",
+		Transparent: dp.Transparent(),
+	}
+	if tp := dp.Networking.TransparentProxying; tp != nil && tp.ReachableBackends != nil {
+		cl.Reachable = encode(tp.ReachableBackends)
+	}
+	return cl
+}
+
+// collector gathers fragments and problems of one part.
+type collector struct {
+	frags    []*Fragment
+	problems []Problem
+	seen     map[Ref]bool
+}
+
+func (c *collector) add(b built) {
+	if b.problem != nil {
+		c.problems = append(c.problems, *b.problem)
+	}
+	if b.frag == nil {
+		return
+	}
+	ref := Ref{b.frag.Type, b.frag.Name}
+	if c.seen[ref] {
+		return
+	}
+	if c.seen == nil {
+		c.seen = map[Ref]bool{}
+	}
+	c.seen[ref] = true
+	c.frags = append(c.frags, b.frag)
+}
+
+func (c *collector) compiled() Compiled { return Compiled{NewPart(c.frags), c.problems} }

@@ -1,0 +1,470 @@
+package envoy
+
+import (
+	"fmt"
+	"slices"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	commonstatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
+	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	setstatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/set_filter_state/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/causeway-mesh/causeway/api/memo"
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policies/tls"
+	"github.com/causeway-mesh/causeway/api/policy"
+	"github.com/causeway-mesh/causeway/api/proxy"
+	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/api/view"
+)
+
+// inboundKey is what the listeners of alike inbounds have in common: replicas of a workload share all but the address.
+type inboundKey struct {
+	Name       string
+	Protocol   mesh.Protocol
+	TLS        confs // MeshTLS; only with an identity
+	Identity   bool
+	HTTP, TCP  confs
+	Extensions confs // what MeshTrafficPermission and the like add by ECDS
+}
+
+type inboundRouteKey struct {
+	Name     string
+	Protocol mesh.Protocol
+	// Clients holds what is in force per client match, as canonical JSON.
+	Clients string
+}
+
+type workloadKey struct {
+	Name     string
+	Protocol mesh.Protocol
+	Address  string
+	Port     uint32
+	Confs    confs
+}
+
+type extensionKey struct {
+	Listener string
+	Protocol mesh.Protocol
+	Confs    confs
+}
+
+// A clientConf is what is in force for requests of some clients.
+type clientConf struct {
+	Match policy.Match `json:"m"`
+	Confs confs        `json:"c"`
+}
+
+// An extensionSet is the filters that policies add to a listener.
+type extensionSet struct {
+	names   []string // of the filters, in order
+	filters []policy.Filter
+	frags   []*Fragment // of those that travel by ECDS
+	problem *Problem
+}
+
+func sameExtensions(a, b extensionSet) bool {
+	return slices.Equal(a.names, b.names) && (a.problem == nil) == (b.problem == nil) &&
+		slices.EqualFunc(a.frags, b.frags, func(x, y *Fragment) bool { return x.Version == y.Version }) &&
+		slices.EqualFunc(a.filters, b.filters, func(x, y policy.Filter) bool {
+			return x.Dynamic == y.Dynamic && (x.Dynamic || proto.Equal(x.Config, y.Config))
+		})
+}
+
+// compileOwn builds what belongs to one proxy alone: its inbounds, and its own outbound listeners.
+func (c *Compiler) compileOwn(r *memo.Reader, k resource.Key) Compiled {
+	res, _ := c.view.Resource(r, k)
+	dp, ok := res.Spec.(*mesh.Dataplane)
+	if !ok {
+		return Compiled{Part: NewPart(nil)}
+	}
+	var out collector
+	identity := c.view.IdentityOf(r, k).SPIFFEID != ""
+	selected := c.view.Selected(r, k)
+	for i, in := range dp.ExposedInbounds() {
+		c.inbound(r, k.Mesh, dp, in, identity, func(typ string) view.Set {
+			for _, s := range selected {
+				if s.Type == typ {
+					return s.Inbound[i].Policies
+				}
+			}
+			return ""
+		}, &out)
+	}
+	if !dp.Transparent() {
+		c.ownOutbounds(r, k, &dp.Networking, &out)
+	}
+	return out.compiled()
+}
+
+func (c *Compiler) inbound(r *memo.Reader, meshName string, dp *mesh.Dataplane, in mesh.Inbound, identity bool, set func(string) view.Set, out *collector) {
+	name := "self_inbound_dp_" + in.SectionName()
+	protocol := in.ProtocolOrTCP()
+	clients := func(typ string) []view.Client { return c.view.Inbound(r, typ, meshName, set(typ), protocol) }
+	everyone := func(typ string) policy.Effective {
+		list := clients(typ)
+		return list[len(list)-1].Effective
+	}
+	n := &dp.Networking
+	out.add(c.workloads.Get(r, workloadKey{name, protocol, n.WorkloadAddress(in), in.ServicePortOrPort(), c.confsFor(policy.HookCluster, everyone)}))
+
+	key := inboundKey{Name: name, Protocol: protocol, Identity: identity}
+	if identity {
+		key.TLS = c.confFor(tls.Policy.Resource().Name, everyone)
+		hook := policy.HookNetworkFilters
+		if protocol.IsHTTP() {
+			hook = policy.HookHTTPFilters
+		}
+		key.Extensions = c.confsFor(hook, everyone)
+		ext := c.extensions.Get(r, extensionKey{name, protocol, key.Extensions})
+		for _, f := range ext.frags {
+			out.add(built{frag: f})
+		}
+		out.add(built{problem: ext.problem})
+	}
+	if protocol.IsHTTP() {
+		key.HTTP = c.confsFor(policy.HookHTTP, everyone)
+		out.add(c.inboundRoutes.Get(r, inboundRouteKey{name, protocol, encode(c.clientConfs(clients, identity))}))
+	} else {
+		key.TCP = c.confsFor(policy.HookTCP, everyone)
+	}
+	out.add(c.inbounds.Get(r, key).at(n.InboundAddress(in), in.Port, !dp.Transparent()))
+}
+
+// confFor is the whole effective configuration of one policy type.
+func (c *Compiler) confFor(typ string, effective func(string) policy.Effective) confs {
+	e := effective(typ)
+	if e.Conf == "" {
+		return ""
+	}
+	return confs(encode([]conf{{typ, e.Conf, e.Policies()}}))
+}
+
+// clientConfs joins what the policies say per client: for each distinct match of any policy, most specific first,
+// every policy contributes what it has in force for such clients.
+func (c *Compiler) clientConfs(clients func(string) []view.Client, identity bool) []clientConf {
+	matches := []policy.Match{{}}
+	for _, p := range c.view.Policies() {
+		if !p.MatchesInRules() || !identity {
+			continue
+		}
+		if _, ok := p.Fields(policy.HookRoute); !ok {
+			continue
+		}
+		for _, cl := range clients(p.Resource().Name) {
+			// A server name alone says nothing about clients of a sidecar.
+			if cl.Match.SpiffeID != nil && !slices.ContainsFunc(matches, func(m policy.Match) bool { return policy.CompareMatches(m, cl.Match) == 0 }) {
+				matches = append(matches, cl.Match)
+			}
+		}
+	}
+	slices.SortStableFunc(matches, policy.CompareMatches)
+	var out []clientConf
+	for _, m := range matches {
+		out = append(out, clientConf{m, c.confsFor(policy.HookRoute, func(typ string) policy.Effective {
+			for _, cl := range clients(typ) {
+				if cl.Match.Subsumes(m) {
+					return cl.Effective // most specific first, so the first that holds
+				}
+			}
+			return policy.Effective{}
+		})})
+	}
+	return out
+}
+
+// buildWorkload is the cluster of the workload behind an inbound.
+func (c *Compiler) buildWorkload(_ *memo.Reader, k workloadKey) built {
+	return c.buildFragment(Cluster, k.Name, k.Confs, nil, func(cs []conf) (proto.Message, error) {
+		m := &clusterv3.Cluster{
+			Name:                 k.Name,
+			ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+			LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: k.Name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+				LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
+					Endpoint: &endpointv3.Endpoint{Address: socket(k.Address, k.Port)},
+				}}},
+			}}},
+		}
+		if k.Protocol.IsHTTP() {
+			setHTTP(m, k.Protocol.IsHTTP2())
+		}
+		pc := proxy.Cluster{Direction: proxy.Inbound, Name: k.Name, Protocol: k.Protocol}
+		err := c.apply(cs, func(_ string, b policy.Bound) { b.Cluster(pc, m) })
+		trackRemaining(m)
+		return m, err
+	})
+}
+
+// peerURI and peerName are the facts about a client that routes match on, noted when its TLS handshake ends.
+const (
+	peerURI  = "causeway.peer.uri"
+	peerName = "causeway.peer.sni"
+)
+
+func (c *Compiler) buildInboundRoutes(_ *memo.Reader, k inboundRouteKey) built {
+	var clients []clientConf
+	decode(k.Clients, &clients)
+	var all confs
+	for _, cl := range clients {
+		all = joinConfs(all, cl.Confs)
+	}
+	return c.buildFragment(Route, k.Name, all, routeRefs, func(kept []conf) (proto.Message, error) {
+		vh := &routev3.VirtualHost{Name: k.Name, Domains: []string{"*"}}
+		for i, cl := range clients {
+			name := "default"
+			if !cl.Match.IsZero() {
+				name = fmt.Sprintf("client_%d", i)
+			}
+			ro := forward(name, k.Name)
+			ro.Match.FilterState = peerMatchers(cl.Match)
+			pr := proxy.Route{Direction: proxy.Inbound, Name: name, Protocol: k.Protocol}
+			if err := c.apply(keep(cl.Confs.list(), kept), func(_ string, b policy.Bound) { b.Route(pr, ro) }); err != nil {
+				return nil, err
+			}
+			vh.Routes = append(vh.Routes, ro)
+		}
+		return routeConfiguration(k.Name, vh), nil
+	})
+}
+
+// keep drops the policy types that were left out.
+func keep(list, kept []conf) []conf {
+	return slices.DeleteFunc(list, func(c conf) bool {
+		return !slices.ContainsFunc(kept, func(o conf) bool { return o.Type == c.Type })
+	})
+}
+
+func peerMatchers(m policy.Match) []*matcherv3.FilterStateMatcher {
+	var out []*matcherv3.FilterStateMatcher
+	add := func(key string, s *matcherv3.StringMatcher) {
+		out = append(out, &matcherv3.FilterStateMatcher{Key: key, Matcher: &matcherv3.FilterStateMatcher_StringMatch{StringMatch: s}})
+	}
+	if id := m.SpiffeID; id != nil {
+		s := &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: id.Value}}
+		if id.Type == policy.MatchPrefix {
+			s.MatchPattern = &matcherv3.StringMatcher_Prefix{Prefix: id.Value}
+		}
+		add(peerURI, s)
+	}
+	if m.SNI != nil {
+		add(peerName, &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: m.SNI.Value}})
+	}
+	return out
+}
+
+// buildExtensions makes the filters that policies add to a listener. Those that change often travel by ECDS:
+// the listener then only names them, and an edit drains no connection.
+func (c *Compiler) buildExtensions(_ *memo.Reader, k extensionKey) extensionSet {
+	l := proxy.Listener{Direction: proxy.Inbound, Name: k.Listener, Protocol: k.Protocol, MTLS: true}
+	var out extensionSet
+	var policies []resource.KRI
+	for _, co := range k.Confs.list() {
+		var filters []policy.Filter
+		err := c.apply([]conf{co}, func(_ string, b policy.Bound) {
+			if k.Protocol.IsHTTP() {
+				filters = b.HTTPFilters(l)
+			} else {
+				filters = b.NetworkFilters(l)
+			}
+		})
+		if err != nil {
+			out.problem = &Problem{Ref{Extension, k.Listener}, err.Error(), co.Policies}
+			continue
+		}
+		policies = append(policies, co.Policies...)
+		for _, f := range filters {
+			name := k.Listener + "_" + f.Name
+			if f.Dynamic {
+				frag, err := extension(name, f)
+				if err != nil {
+					out.problem = &Problem{Ref{Extension, name}, err.Error(), co.Policies}
+					continue
+				}
+				frag.Origins = co.Policies
+				out.frags = append(out.frags, frag)
+			}
+			out.names = append(out.names, name)
+			out.filters = append(out.filters, f)
+		}
+	}
+	return out
+}
+
+func extension(name string, f policy.Filter) (*Fragment, error) {
+	a, err := pack(f.Config)
+	if err != nil {
+		return nil, err
+	}
+	return NewFragment(Extension, name, &corev3.TypedExtensionConfig{Name: name, TypedConfig: a})
+}
+
+// buildInbound is the listener of an inbound without its address.
+func (c *Compiler) buildInbound(r *memo.Reader, k inboundKey) halfListener {
+	ext := c.extensions.Get(r, extensionKey{k.Name, k.Protocol, k.Extensions})
+	return c.half(k.Name, joinConfs(k.TLS, k.HTTP, k.TCP), func(cs []conf) (*listenerv3.Listener, []Ref, error) {
+		m := &listenerv3.Listener{Name: k.Name, TrafficDirection: corev3.TrafficDirection_INBOUND}
+		refs := []Ref{{Cluster, k.Name}}
+		if k.Protocol.IsHTTP() {
+			refs = append(refs, Ref{Route, k.Name})
+		}
+		for _, f := range ext.frags {
+			refs = append(refs, Ref{Extension, f.Name})
+		}
+		if !k.Identity {
+			plain, err := c.inboundChain(k, cs, nil)
+			m.FilterChains = []*listenerv3.FilterChain{plain}
+			return m, refs, err
+		}
+		settings := tlsSettings(cs)
+		secured, err := c.inboundChain(k, cs, &ext)
+		if err != nil {
+			return nil, nil, err
+		}
+		if secured.TransportSocket, err = downstreamTLS(settings.Parameters()); err != nil {
+			return nil, nil, err
+		}
+		m.FilterChains = []*listenerv3.FilterChain{secured}
+		if settings.ModeOrStrict() == tls.Permissive {
+			err = c.permit(m, k, cs)
+		}
+		return m, refs, err
+	})
+}
+
+func tlsSettings(cs []conf) tls.Conf {
+	var out tls.Conf
+	for _, co := range cs {
+		if co.Type == tls.Policy.Resource().Name {
+			decode(co.Conf, &out)
+		}
+	}
+	return out
+}
+
+// permit adds the chains of a permissive listener: plaintext, and TLS that is the workload's own affair.
+func (c *Compiler) permit(m *listenerv3.Listener, k inboundKey, cs []conf) error {
+	inspector, err := pack(&tlsinspectorv3.TlsInspector{})
+	if err != nil {
+		return err
+	}
+	m.ListenerFilters = []*listenerv3.ListenerFilter{{
+		Name: "envoy.filters.listener.tls_inspector", ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: inspector},
+	}}
+	m.FilterChains[0].Name = "mesh_tls"
+	m.FilterChains[0].FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "tls", ApplicationProtocols: []string{alpn}}
+	through, err := c.tcpFilterOf(proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: mesh.TCP}, k.Name, nil)
+	if err != nil {
+		return err
+	}
+	plain, err := c.inboundChain(k, cs, nil)
+	if err != nil {
+		return err
+	}
+	plain.Name = "plaintext"
+	plain.FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "raw_buffer"}
+	m.FilterChains = append(m.FilterChains,
+		&listenerv3.FilterChain{Name: "workload_tls", FilterChainMatch: &listenerv3.FilterChainMatch{TransportProtocol: "tls"}, Filters: []*listenerv3.Filter{through}},
+		plain)
+	return nil
+}
+
+// inboundChain is a chain towards the workload; extensions and client facts only exist where the peer is known (ext not nil).
+func (c *Compiler) inboundChain(k inboundKey, cs []conf, ext *extensionSet) (*listenerv3.FilterChain, error) {
+	l := proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: k.Protocol, MTLS: ext != nil}
+	chain := &listenerv3.FilterChain{}
+	if !k.Protocol.IsHTTP() {
+		if ext != nil {
+			filters, err := ext.network()
+			if err != nil {
+				return nil, err
+			}
+			chain.Filters = filters
+		}
+		tcp, err := c.tcpFilterOf(l, k.Name, cs)
+		chain.Filters = append(chain.Filters, tcp)
+		return chain, err
+	}
+	var more []*hcmv3.HttpFilter
+	if ext != nil {
+		note, err := notePeer()
+		if err != nil {
+			return nil, err
+		}
+		chain.Filters = append(chain.Filters, note)
+		if more, err = ext.http(); err != nil {
+			return nil, err
+		}
+	}
+	http, err := c.httpFilterOf(l, k.Name, cs, more, func(m *hcmv3.HttpConnectionManager) {
+		if ext != nil {
+			m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
+			m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
+		}
+	})
+	chain.Filters = append(chain.Filters, http)
+	return chain, err
+}
+
+// notePeer keeps what the handshake said about the client where routes can match it.
+func notePeer() (*listenerv3.Filter, error) {
+	value := func(key, format string) *commonstatev3.FilterStateValue {
+		return &commonstatev3.FilterStateValue{
+			Key:        &commonstatev3.FilterStateValue_ObjectKey{ObjectKey: key},
+			FactoryKey: "envoy.string",
+			Value: &commonstatev3.FilterStateValue_FormatString{FormatString: &corev3.SubstitutionFormatString{
+				Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: &corev3.DataSource{
+					Specifier: &corev3.DataSource_InlineString{InlineString: format},
+				}},
+			}},
+			ReadOnly: true,
+		}
+	}
+	return networkFilter("envoy.filters.network.set_filter_state", &setstatev3.Config{
+		OnDownstreamTlsHandshake: []*commonstatev3.FilterStateValue{
+			value(peerURI, "%DOWNSTREAM_PEER_URI_SAN%"), value(peerName, "%REQUESTED_SERVER_NAME%"),
+		},
+	})
+}
+
+func (s *extensionSet) http() ([]*hcmv3.HttpFilter, error) {
+	var out []*hcmv3.HttpFilter
+	for i, f := range s.filters {
+		a, err := pack(f.Config)
+		if err != nil {
+			return nil, err
+		}
+		hf := httpFilter(s.names[i], a)
+		if f.Dynamic {
+			hf.ConfigType = &hcmv3.HttpFilter_ConfigDiscovery{ConfigDiscovery: byECDS(a.TypeUrl)}
+		}
+		out = append(out, hf)
+	}
+	return out, nil
+}
+
+func (s *extensionSet) network() ([]*listenerv3.Filter, error) {
+	var out []*listenerv3.Filter
+	for i, f := range s.filters {
+		a, err := pack(f.Config)
+		if err != nil {
+			return nil, err
+		}
+		nf := &listenerv3.Filter{Name: s.names[i], ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: a}}
+		if f.Dynamic {
+			nf.ConfigType = &listenerv3.Filter_ConfigDiscovery{ConfigDiscovery: byECDS(a.TypeUrl)}
+		}
+		out = append(out, nf)
+	}
+	return out, nil
+}
+
+func byECDS(typeURL string) *corev3.ExtensionConfigSource {
+	return &corev3.ExtensionConfigSource{ConfigSource: overADS(), TypeUrls: []string{typeURL}}
+}

@@ -1,0 +1,470 @@
+package envoy
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/causeway-mesh/causeway/api/memo"
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policy"
+	"github.com/causeway-mesh/causeway/api/proxy"
+	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/api/view"
+)
+
+// An outbound is one destination that a class of proxies can send to.
+type outbound struct {
+	view.Destination
+	// Listed outbounds are reachable by clients; the others are only backends of routes.
+	Listed bool
+	TLS    bool
+}
+
+type clusterKey struct {
+	Key   view.DestinationKey
+	To    proxy.Destination
+	TLS   bool
+	Confs confs
+}
+
+type assignmentKey struct {
+	Key view.DestinationKey
+	To  resource.KRI
+}
+
+type routeKey struct {
+	Key view.DestinationKey
+	To  proxy.Destination
+	// Routing is what decides the routes (MeshHTTPRoute), Confs what is said per route: by identifier, "" for the default.
+	Routing confs
+	Confs   string
+}
+
+type outboundKey struct {
+	Name     string
+	To       proxy.Destination
+	HTTP     confs
+	TCP      confs
+	HTTPMore confs // HTTP filters
+	TCPMore  confs // network filters
+}
+
+// effectiveFor is what the policies of a class put in force for a destination.
+func (c *Compiler) effectiveFor(r *memo.Reader, cl Class, d view.Destination, route resource.KRI) func(string) policy.Effective {
+	sets := decodeSets(cl.Outbound)
+	return func(typ string) policy.Effective {
+		return c.view.Outbound(r, typ, cl.Mesh, sets[typ], d.Key, d.Protocol, route)
+	}
+}
+
+func (c *Compiler) computeOutbounds(r *memo.Reader, cl Class) []outbound {
+	var refs *mesh.ReachableBackends
+	if cl.Reachable != "" {
+		refs = &mesh.ReachableBackends{}
+		decode(cl.Reachable, refs)
+	}
+	var out []outbound
+	listed := map[view.DestinationKey]bool{}
+	for _, d := range c.view.Destinations(r, cl.Mesh) {
+		if c.reaches(r, refs, d) {
+			out = append(out, c.outbound(r, cl, d, true))
+			listed[d.Key] = true
+		}
+	}
+	for _, o := range slices.Clone(out) {
+		for _, d := range c.backends(r, cl, o.Destination) {
+			if !listed[d.Key] {
+				listed[d.Key] = true
+				out = append(out, c.outbound(r, cl, d, false))
+			}
+		}
+	}
+	return out
+}
+
+func (c *Compiler) outbound(r *memo.Reader, cl Class, d view.Destination, listed bool) outbound {
+	return outbound{d, listed, cl.Identity && c.view.TLSReady(r, d.Key.Service)}
+}
+
+func (c *Compiler) reaches(r *memo.Reader, refs *mesh.ReachableBackends, d view.Destination) bool {
+	if refs == nil {
+		return true
+	}
+	t, ok := c.view.Target(r, d.Key)
+	return ok && slices.ContainsFunc(refs.Refs, func(ref mesh.ReachableRef) bool {
+		switch {
+		case ref.Kind != d.Type || ref.Port != 0 && ref.Port != d.Port:
+			return false
+		case ref.Name != "" && (ref.Name != d.KRI.Name || ref.Namespace != "" && ref.Namespace != d.KRI.Namespace):
+			return false
+		}
+		return resource.Selector(ref.Labels).Matches(t.Labels)
+	})
+}
+
+// backends lists the destinations that the routes of a destination send to.
+func (c *Compiler) backends(r *memo.Reader, cl Class, d view.Destination) []view.Destination {
+	if !d.Protocol.IsHTTP() {
+		return nil
+	}
+	routing := c.confsFor(policy.HookRoutes, c.effectiveFor(r, cl, d, resource.KRI{}))
+	if routing == "" {
+		return nil
+	}
+	var out []view.Destination
+	_ = c.apply(routing.list(), func(_ string, b policy.Bound) {
+		b.Routes(d.Destination, func(ref policy.BackendRef) (string, bool) {
+			backend, ok := c.view.Backend(r, cl.Mesh, ref)
+			if ok {
+				out = append(out, backend)
+			}
+			return backend.KRI.String(), ok
+		})
+	})
+	return out
+}
+
+// compileShared builds what all proxies of a class have in common.
+func (c *Compiler) compileShared(r *memo.Reader, cl Class) Compiled {
+	var out collector
+	for _, o := range c.destinationsOf.Get(r, cl) {
+		effective := c.effectiveFor(r, cl, o.Destination, resource.KRI{})
+		out.add(c.clusters.Get(r, clusterKey{o.Key, o.Destination.Destination, o.TLS, c.confsFor(policy.HookCluster, effective)}))
+		out.add(c.assignments.Get(r, assignmentKey{o.Key, o.KRI}))
+		if !o.Listed {
+			continue
+		}
+		if o.Protocol.IsHTTP() {
+			out.add(c.routes.Get(r, c.routeKeyOf(r, cl, o.Destination)))
+		}
+		if cl.Transparent {
+			for i, vip := range c.view.StatusOf(r, o.Key.Service).VIPs {
+				half := c.outbounds.Get(r, c.outboundKeyOf(r, cl, o.Destination, listenerName(o.KRI, i)))
+				out.add(half.at(vip, o.Port, false))
+			}
+		}
+	}
+	return out.compiled()
+}
+
+func listenerName(kri resource.KRI, i int) string {
+	if i == 0 {
+		return kri.String()
+	}
+	return fmt.Sprintf("%s_%d", kri, i)
+}
+
+func (c *Compiler) outboundKeyOf(r *memo.Reader, cl Class, d view.Destination, name string) outboundKey {
+	effective := c.effectiveFor(r, cl, d, resource.KRI{})
+	if d.Protocol.IsHTTP() {
+		return outboundKey{
+			Name: name, To: d.Destination,
+			HTTP: c.confsFor(policy.HookHTTP, effective), HTTPMore: c.confsFor(policy.HookHTTPFilters, effective),
+		}
+	}
+	return outboundKey{
+		Name: name, To: d.Destination,
+		TCP: c.confsFor(policy.HookTCP, effective), TCPMore: c.confsFor(policy.HookNetworkFilters, effective),
+	}
+}
+
+func (c *Compiler) routeKeyOf(r *memo.Reader, cl Class, d view.Destination) routeKey {
+	effective := c.effectiveFor(r, cl, d, resource.KRI{})
+	k := routeKey{Key: d.Key, To: d.Destination, Routing: c.confsFor(policy.HookRoutes, effective)}
+	perRoute := map[string]confs{"": c.confsFor(policy.HookRoute, effective)}
+	for _, kri := range k.Routing.origins() {
+		perRoute[kri.String()] = c.confsFor(policy.HookRoute, c.effectiveFor(r, cl, d, kri))
+	}
+	k.Confs = encode(perRoute)
+	return k
+}
+
+func (c *Compiler) buildCluster(r *memo.Reader, k clusterKey) built {
+	name := k.To.KRI.String()
+	identities := []string(nil)
+	if k.TLS {
+		identities = c.view.ServiceIdentities(r, k.Key.Service)
+	}
+	return c.buildFragment(Cluster, name, k.Confs, clusterRefs, func(cs []conf) (proto.Message, error) {
+		m := &clusterv3.Cluster{
+			Name:                 name,
+			ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
+			EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: overADS()},
+			CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{
+				// A zone that loses most of its endpoints must spill over, not spread over the dead.
+				HealthyPanicThreshold: percent(0),
+			},
+		}
+		if k.To.Protocol.IsHTTP() {
+			setHTTP(m, true) // between proxies HTTP/2 is spoken, whatever the workloads speak
+		}
+		if k.TLS {
+			ts, err := upstreamTLS(k.To.KRI, identities)
+			if err != nil {
+				return nil, err
+			}
+			m.TransportSocket = ts
+		}
+		pc := proxy.Cluster{Direction: proxy.Outbound, Name: name, Protocol: k.To.Protocol, Destination: k.To}
+		err := c.apply(cs, func(_ string, b policy.Bound) { b.Cluster(pc, m) })
+		trackRemaining(m)
+		return m, err
+	})
+}
+
+func clusterRefs(m proto.Message) []Ref {
+	c, ok := m.(*clusterv3.Cluster)
+	if ok && c.GetType() == clusterv3.Cluster_EDS {
+		return []Ref{{Endpoint, c.Name}}
+	}
+	return nil
+}
+
+// trackRemaining lets the statistics show how close a cluster is to its limits.
+func trackRemaining(m *clusterv3.Cluster) {
+	if m.CircuitBreakers == nil {
+		m.CircuitBreakers = &clusterv3.CircuitBreakers{}
+	}
+	if len(m.CircuitBreakers.Thresholds) == 0 {
+		m.CircuitBreakers.Thresholds = []*clusterv3.CircuitBreakers_Thresholds{{}}
+	}
+	for _, t := range m.CircuitBreakers.Thresholds {
+		t.TrackRemaining = true
+	}
+}
+
+func (c *Compiler) buildAssignment(r *memo.Reader, k assignmentKey) built {
+	name := k.To.String()
+	return c.buildFragment(Endpoint, name, "", nil, func([]conf) (proto.Message, error) {
+		m := &endpointv3.ClusterLoadAssignment{ClusterName: name}
+		var group *endpointv3.LocalityLbEndpoints
+		for _, e := range c.view.Endpoints(r, k.Key) {
+			if group == nil || group.Locality.Zone != e.Zone {
+				group = &endpointv3.LocalityLbEndpoints{Locality: &corev3.Locality{Zone: e.Zone}, Priority: c.priority(e.Zone), LoadBalancingWeight: wrapperspb.UInt32(1)}
+				m.Endpoints = append(m.Endpoints, group)
+			}
+			group.LbEndpoints = append(group.LbEndpoints, lbEndpoint(e))
+		}
+		slices.SortStableFunc(m.Endpoints, func(a, b *endpointv3.LocalityLbEndpoints) int { return int(a.Priority) - int(b.Priority) })
+		return m, nil
+	})
+}
+
+// priority keeps traffic in the zone while the zone can serve it.
+func (c *Compiler) priority(zone string) uint32 {
+	if zone == c.view.Zone() {
+		return 0
+	}
+	return 1
+}
+
+func lbEndpoint(e view.Endpoint) *endpointv3.LbEndpoint {
+	health := map[view.EndpointHealth]corev3.HealthStatus{
+		view.Healthy: corev3.HealthStatus_UNKNOWN, view.Unhealthy: corev3.HealthStatus_UNHEALTHY, view.Draining: corev3.HealthStatus_DRAINING,
+	}[e.Health]
+	return &endpointv3.LbEndpoint{
+		HealthStatus:        health,
+		LoadBalancingWeight: wrapperspb.UInt32(1),
+		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socket(e.Address, e.Port)}},
+	}
+}
+
+func (c *Compiler) buildRoutes(r *memo.Reader, k routeKey) built {
+	name := k.To.KRI.String()
+	var perRoute map[string]confs
+	decode(k.Confs, &perRoute)
+	// Only the routing policy can be left out alone; what is said per route comes and goes with its route.
+	return c.buildFragment(Route, name, k.Routing, routeRefs, func(routing []conf) (proto.Message, error) {
+		routes, err := c.routesOf(r, k, routing)
+		if err != nil {
+			return nil, err
+		}
+		vh := &routev3.VirtualHost{Name: name, Domains: []string{"*"}}
+		for _, ro := range routes {
+			key := ""
+			if !ro.Policy.IsZero() {
+				key = ro.Policy.WithSection("").String()
+			}
+			pr := proxy.Route{Direction: proxy.Outbound, Name: ro.Route.Name, Protocol: k.To.Protocol, Policy: ro.Policy}
+			said, ok := perRoute[key]
+			if !ok {
+				said = perRoute[""]
+			}
+			if err := c.apply(said.list(), func(_ string, b policy.Bound) { b.Route(pr, ro.Route) }); err != nil {
+				return nil, err
+			}
+			vh.Routes = append(vh.Routes, ro.Route)
+		}
+		return routeConfiguration(name, vh), nil
+	})
+}
+
+func (c *Compiler) routesOf(r *memo.Reader, k routeKey, routing []conf) ([]policy.RouteOf, error) {
+	var routes []policy.RouteOf
+	err := c.apply(routing, func(_ string, b policy.Bound) {
+		routes = append(routes, b.Routes(k.To, func(ref policy.BackendRef) (string, bool) {
+			d, ok := c.view.Backend(r, k.Key.Service.Mesh, ref)
+			return d.KRI.String(), ok
+		})...)
+	})
+	if len(routes) == 0 {
+		routes = []policy.RouteOf{{Route: forward("default", k.To.KRI.String())}}
+	}
+	return routes, err
+}
+
+// A halfListener is the part of a listener that many proxies share; the address is each proxy's own.
+type halfListener struct {
+	name    string
+	bytes   []byte
+	refs    []Ref
+	origins []resource.KRI
+	problem *Problem
+	dir     corev3.TrafficDirection
+}
+
+func sameHalf(a, b halfListener) bool {
+	return a.name == b.name && string(a.bytes) == string(b.bytes) && (a.problem == nil) == (b.problem == nil)
+}
+
+// at gives the half its address. Listeners bind exclusively: with SO_REUSEPORT a second proxy of the same host would
+// silently take a share of the connections under its own identity.
+func (h halfListener) at(address string, port uint32, bind bool) built {
+	if h.bytes == nil {
+		return built{problem: h.problem}
+	}
+	shell := &listenerv3.Listener{Address: socket(address, port), EnableReusePort: wrapperspb.Bool(false)}
+	if !bind {
+		shell.BindToPort = wrapperspb.Bool(false)
+	}
+	own, err := Marshal(shell)
+	if err != nil {
+		return built{problem: &Problem{Ref: Ref{Listener, h.name}, Text: err.Error()}}
+	}
+	f := Splice(Listener, h.name, h.bytes, own)
+	f.Refs, f.Origins = h.refs, h.origins
+	return built{f, h.problem}
+}
+
+// half builds the shared half of a listener.
+func (c *Compiler) half(name string, cs confs, build func([]conf) (*listenerv3.Listener, []Ref, error)) halfListener {
+	var refs []Ref
+	b := c.buildFragment(Listener, name, cs, nil, func(list []conf) (proto.Message, error) {
+		m, more, err := build(list)
+		refs = more
+		return m, err
+	})
+	if b.frag == nil {
+		return halfListener{name: name, problem: b.problem}
+	}
+	return halfListener{name: name, bytes: b.frag.Body(), refs: refs, origins: b.frag.Origins, problem: b.problem}
+}
+
+func (c *Compiler) buildOutbound(_ *memo.Reader, k outboundKey) halfListener {
+	route := k.To.KRI.String()
+	l := proxy.Listener{Direction: proxy.Outbound, Name: k.Name, Protocol: k.To.Protocol, Destination: k.To}
+	return c.half(k.Name, joinConfs(k.HTTP, k.TCP), func(cs []conf) (*listenerv3.Listener, []Ref, error) {
+		var filter *listenerv3.Filter
+		var err error
+		refs := []Ref{{Cluster, route}}
+		if k.To.Protocol.IsHTTP() {
+			refs = []Ref{{Route, route}}
+			filter, err = c.httpFilterOf(l, route, cs, nil, func(m *hcmv3.HttpConnectionManager) {
+				m.NormalizePath = wrapperspb.Bool(true)
+			})
+		} else {
+			filter, err = c.tcpFilterOf(l, route, cs)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		return &listenerv3.Listener{
+			Name: k.Name, TrafficDirection: corev3.TrafficDirection_OUTBOUND,
+			FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{filter}}},
+		}, refs, nil
+	})
+}
+
+func joinConfs(list ...confs) confs {
+	var out []conf
+	for _, cs := range list {
+		out = append(out, cs.list()...)
+	}
+	if out == nil {
+		return ""
+	}
+	return confs(encode(out))
+}
+
+// ownOutbounds builds the listeners that a proxy without transparent proxying binds itself:
+// those its Dataplane lists, and one per destination on its own loopback block.
+func (c *Compiler) ownOutbounds(r *memo.Reader, k resource.Key, n *mesh.Networking, out *collector) {
+	cl := c.class.Get(r, k)
+	outbounds := c.destinationsOf.Get(r, cl)
+	taken := map[netip.AddrPort]bool{}
+	for _, o := range n.Outbound {
+		d, ok := c.explicit(r, k.Mesh, o)
+		if !ok {
+			continue // shown as a problem when the destination exists nowhere
+		}
+		name := fmt.Sprintf("self_outbound_dp_%s_%d", o.AddressOrDefault(), o.Port)
+		taken[addrPort(o.AddressOrDefault(), o.Port)] = true
+		out.add(c.outbounds.Get(r, c.outboundKeyOf(r, cl, d, name)).at(o.AddressOrDefault(), o.Port, true))
+	}
+	block, err := netip.ParsePrefix(n.OutboundBlock)
+	if err != nil {
+		return
+	}
+	for _, o := range outbounds {
+		if !o.Listed {
+			continue
+		}
+		for i, vip := range c.view.StatusOf(r, o.Key.Service).VIPs {
+			address, ok := inBlock(block, vip)
+			if !ok || taken[addrPort(address, o.Port)] {
+				continue
+			}
+			half := c.outbounds.Get(r, c.outboundKeyOf(r, cl, o.Destination, listenerName(o.KRI, i)))
+			out.add(half.at(address, o.Port, true))
+		}
+	}
+}
+
+func (c *Compiler) explicit(r *memo.Reader, meshName string, o mesh.Outbound) (view.Destination, bool) {
+	if o.BackendRef == nil {
+		return view.Destination{}, false
+	}
+	ref := policy.BackendRef{Kind: o.BackendRef.Kind, Labels: o.BackendRef.Labels}
+	if o.BackendRef.Name != "" {
+		ref.Labels = map[string]string{resource.LabelDisplayName: o.BackendRef.Name}
+	}
+	if o.BackendRef.Port != 0 {
+		ref.Port = &o.BackendRef.Port
+	}
+	return c.view.Backend(r, meshName, ref)
+}
+
+func addrPort(address string, port uint32) netip.AddrPort {
+	a, _ := netip.ParseAddr(address)
+	return netip.AddrPortFrom(a, uint16(port))
+}
+
+// inBlock maps a virtual IP to the proxy's own block by its low 16 bits.
+func inBlock(block netip.Prefix, vip string) (string, bool) {
+	a, err := netip.ParseAddr(vip)
+	if err != nil || !a.Is4() || block.Bits() != 16 {
+		return "", false
+	}
+	b, low := block.Addr().As4(), a.As4()
+	return netip.AddrFrom4([4]byte{b[0], b[1], low[2], low[3]}).String(), true
+}
