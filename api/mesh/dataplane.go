@@ -319,5 +319,5 @@ func sectionName(name string, port uint32) string {
 var dataplaneKind = resource.Kind{
 	Name: TypeDataplane, Path: "dataplanes", Short: "dp", Singular: "Dataplane", Plural: "Dataplanes",
 	Scope: resource.ScopeMesh, Flow: resource.FromZone, Inline: true,
-	New: func() any { return new(Dataplane) },
+	New: func() any { return new(Dataplane) }, Validate: validateDataplane, Warn: warnDataplane, Requires: requires,
 }

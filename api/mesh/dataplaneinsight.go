@@ -121,5 +121,5 @@ func (i *DataplaneInsight) IsOnline() bool {
 var dataplaneInsightKind = resource.Kind{
 	Name: TypeDataplaneInsight, Path: "dataplane-insights", Singular: "Dataplane Insight", Plural: "Dataplane Insights",
 	Scope: resource.ScopeMesh, Flow: resource.FromZone | resource.Internal, Inline: true,
-	New: func() any { return new(DataplaneInsight) },
+	New: func() any { return new(DataplaneInsight) }, Requires: requires,
 }

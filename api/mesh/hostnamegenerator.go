@@ -36,5 +36,5 @@ func (s HostnameSelector) Selects(service resource.Meta) bool {
 var hostnameGeneratorKind = resource.Kind{
 	Name: TypeHostnameGenerator, Path: "hostnamegenerators", Short: "hg", Singular: "Hostname Generator", Plural: "Hostname Generators",
 	Scope: resource.ScopeGlobal, Flow: resource.FromGlobal | resource.FromZone,
-	New: func() any { return new(HostnameGenerator) },
+	New: func() any { return new(HostnameGenerator) }, Validate: validateHostnameGenerator, Requires: requires,
 }

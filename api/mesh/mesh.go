@@ -53,5 +53,21 @@ func (m *Mesh) SkipsDefault(policyType string) bool {
 var meshKind = resource.Kind{
 	Name: TypeMesh, Path: "meshes", Short: "m", Singular: "Mesh", Plural: "Meshes",
 	Scope: resource.ScopeGlobal, Flow: resource.FromGlobal, Names: resource.RFC1035Label, Inline: true,
-	New: func() any { return new(Mesh) },
+	New: func() any { return new(Mesh) }, Validate: validateMesh, Requires: requires,
+}
+
+func validateMesh(r resource.Resource) resource.Problems {
+	var ps problems
+	seen := map[string]bool{}
+	for i, s := range r.Spec.(*Mesh).SkipCreatingInitialPolicies {
+		at := resource.Path("skipCreatingInitialPolicies").Index(i)
+		switch {
+		case s == "":
+			ps.Add(at, "must be the name of a policy type or *")
+		case seen[s]:
+			ps.Add(at, "%s is listed twice", resource.Quote(s))
+		}
+		seen[s] = true
+	}
+	return ps.Problems
 }

@@ -74,7 +74,7 @@ type ExternalVerification struct {
 	ServerName string `json:"serverName,omitempty"`
 	// SubjectAltNames lists the names the server may have; one suffices.
 	SubjectAltNames []SANMatch `json:"subjectAltNames,omitempty"`
-	// CACert signs the certificate of the server: File, Secret, EnvVar or InsecureInline. Default the authorities of the system.
+	// CACert signs the certificate of the server: a Secret or InsecureInline. Default the authorities of the system.
 	CACert *SecureDataSource `json:"caCert,omitempty"`
 	// ClientCert is presented to the server, together with clientKey.
 	ClientCert *SecureDataSource `json:"clientCert,omitempty"`
@@ -111,5 +111,5 @@ type MeshExternalServiceStatus struct {
 var meshExternalServiceKind = resource.Kind{
 	Name: TypeMeshExternalService, Path: "meshexternalservices", Short: "extsvc", Singular: "Mesh External Service", Plural: "Mesh External Services",
 	Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone, Names: resource.RFC1035Label, Destination: true,
-	New: func() any { return new(MeshExternalService) },
+	New: func() any { return new(MeshExternalService) }, Validate: validateMeshExternalService, Warn: warnMeshExternalService, Requires: requires,
 }

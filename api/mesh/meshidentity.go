@@ -131,5 +131,5 @@ const (
 var meshIdentityKind = resource.Kind{
 	Name: TypeMeshIdentity, Path: "meshidentities", Short: "mid", Singular: "Mesh Identity", Plural: "Mesh Identities",
 	Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone,
-	New: func() any { return new(MeshIdentity) },
+	New: func() any { return new(MeshIdentity) }, Validate: validateMeshIdentity, Warn: warnMeshIdentity, Requires: requires,
 }

@@ -72,5 +72,5 @@ const (
 var meshMultiZoneServiceKind = resource.Kind{
 	Name: TypeMeshMultiZoneService, Path: "meshmultizoneservices", Short: "mzsvc", Singular: "Mesh Multi-Zone Service", Plural: "Mesh Multi-Zone Services",
 	Scope: resource.ScopeMesh, Flow: resource.FromGlobal, Names: resource.RFC1035Label, Destination: true,
-	New: func() any { return new(MeshMultiZoneService) },
+	New: func() any { return new(MeshMultiZoneService) }, Validate: validateMeshMultiZoneService, Warn: warnMeshMultiZoneService, Requires: requires,
 }

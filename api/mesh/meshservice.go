@@ -106,5 +106,5 @@ type MeshServiceStatus struct {
 var meshServiceKind = resource.Kind{
 	Name: TypeMeshService, Path: "meshservices", Short: "msvc", Singular: "Mesh Service", Plural: "Mesh Services",
 	Scope: resource.ScopeMesh, Flow: resource.FromZone | resource.AcrossZones, Names: resource.RFC1035Label, Destination: true,
-	New: func() any { return new(MeshService) },
+	New: func() any { return new(MeshService) }, Validate: validateMeshService, Warn: warnMeshService, Requires: requires,
 }

@@ -41,5 +41,5 @@ type TrustOrigin struct {
 var meshTrustKind = resource.Kind{
 	Name: TypeMeshTrust, Path: "meshtrusts", Short: "mtrust", Singular: "Mesh Trust", Plural: "Mesh Trusts",
 	Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone,
-	New: func() any { return new(MeshTrust) },
+	New: func() any { return new(MeshTrust) }, Validate: validateMeshTrust, Requires: requires,
 }

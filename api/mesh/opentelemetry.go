@@ -1,6 +1,10 @@
 package mesh
 
-import "github.com/causeway-mesh/causeway/api/resource"
+import (
+	"strings"
+
+	"github.com/causeway-mesh/causeway/api/resource"
+)
 
 // MeshOpenTelemetryBackend is a collector to which policies send logs, traces and metrics.
 type MeshOpenTelemetryBackend struct {
@@ -41,5 +45,40 @@ var openTelemetryBackendKind = resource.Kind{
 	Name: TypeMeshOTelBackend, Path: "meshopentelemetrybackends", Short: "motb",
 	Singular: "Mesh OpenTelemetry Backend", Plural: "Mesh OpenTelemetry Backends",
 	Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone,
-	New: func() any { return new(MeshOpenTelemetryBackend) },
+	New: func() any { return new(MeshOpenTelemetryBackend) }, Validate: validateMeshOpenTelemetryBackend, Requires: requires,
+}
+
+func validateMeshOpenTelemetryBackend(r resource.Resource) resource.Problems {
+	m := r.Spec.(*MeshOpenTelemetryBackend)
+	var ps problems
+	at := resource.Path("spec")
+	if m.Protocol != "" {
+		oneOf(&ps, at.Field("protocol"), m.Protocol, "grpc", "http")
+	}
+	if e := m.Endpoint; e != nil {
+		if e.Address != "" {
+			ps.reachable(at.Field("endpoint").Field("address"), e.Address)
+		}
+		ps.optionalPort(at.Field("endpoint").Field("port"), e.Port)
+		switch {
+		case e.Path != "" && m.Protocol != "http":
+			ps.Add(at.Field("endpoint").Field("path"), "is only possible with protocol http")
+		case e.Path != "" && !strings.HasPrefix(e.Path, "/"):
+			ps.Add(at.Field("endpoint").Field("path"), "must begin with /")
+		}
+	}
+	mode := ""
+	if e := m.Env; e != nil {
+		mode = e.Mode
+		if e.Mode != "" {
+			oneOf(&ps, at.Field("env").Field("mode"), e.Mode, "Disabled", "Optional", "Required")
+		}
+		if e.Precedence != "" {
+			oneOf(&ps, at.Field("env").Field("precedence"), e.Precedence, "ExplicitFirst", "EnvFirst")
+		}
+	}
+	if m.Endpoint == nil && (mode == "" || mode == "Disabled") {
+		ps.Add(at.Field("endpoint"), "must be set unless env.mode is Optional or Required")
+	}
+	return ps.Problems
 }

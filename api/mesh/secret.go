@@ -18,11 +18,27 @@ type GlobalSecret struct {
 var secretKind = resource.Kind{
 	Name: TypeSecret, Path: "secrets", Short: "s", Singular: "Secret", Plural: "Secrets",
 	Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone, Inline: true, AdminOnly: true,
-	New: func() any { return new(Secret) },
+	New: func() any { return new(Secret) }, Validate: validateSecret, Requires: requires,
 }
 
 var globalSecretKind = resource.Kind{
 	Name: TypeGlobalSecret, Path: "globalsecrets", Short: "gs", Singular: "Global Secret", Plural: "Global Secrets",
 	Scope: resource.ScopeGlobal, Flow: resource.FromGlobal | resource.FromZone, Inline: true, AdminOnly: true,
-	New: func() any { return new(GlobalSecret) },
+	New: func() any { return new(GlobalSecret) }, Validate: validateGlobalSecret, Requires: requires,
+}
+
+func validateSecret(r resource.Resource) resource.Problems {
+	return checkSecretData(r.Spec.(*Secret).Data)
+}
+
+func validateGlobalSecret(r resource.Resource) resource.Problems {
+	return checkSecretData(r.Spec.(*GlobalSecret).Data)
+}
+
+func checkSecretData(data SecretBytes) resource.Problems {
+	var ps resource.Problems
+	if len(data) == 0 {
+		ps.Add("data", "must be set, in base64")
+	}
+	return ps
 }

@@ -13,5 +13,5 @@ type WorkloadStatus struct {
 var workloadKind = resource.Kind{
 	Name: TypeWorkload, Path: "workloads", Short: "wl", Singular: "Workload", Plural: "Workloads",
 	Scope: resource.ScopeMesh, Flow: resource.FromZone, Names: resource.RFC1035Label,
-	New: func() any { return new(Workload) },
+	New: func() any { return new(Workload) }, Requires: requires,
 }

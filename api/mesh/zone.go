@@ -14,5 +14,5 @@ func (z *Zone) IsEnabled() bool { return z.Enabled == nil || *z.Enabled }
 var zoneKind = resource.Kind{
 	Name: TypeZone, Path: "zones", Short: "z", Singular: "Zone", Plural: "Zones",
 	Scope: resource.ScopeGlobal, Flow: resource.FromGlobal, Names: resource.RFC1035Label, Inline: true,
-	New: func() any { return new(Zone) },
+	New: func() any { return new(Zone) }, Requires: requires,
 }

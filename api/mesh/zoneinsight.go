@@ -96,5 +96,5 @@ func (i *ZoneInsight) IsOnline() bool {
 var zoneInsightKind = resource.Kind{
 	Name: TypeZoneInsight, Path: "zone-insights", Singular: "Zone Insight", Plural: "Zone Insights",
 	Scope: resource.ScopeGlobal, Flow: resource.FromGlobal | resource.Internal, Inline: true,
-	New: func() any { return new(ZoneInsight) },
+	New: func() any { return new(ZoneInsight) }, Requires: requires,
 }
