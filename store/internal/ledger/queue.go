@@ -141,7 +141,9 @@ func (q *Queue) Close() {
 }
 
 // Closed is the answer of a store after Close.
-func Closed(what string) error { return fmt.Errorf("%s: the store is closed: %w", what, store.ErrUnavailable) }
+func Closed(what string) error {
+	return fmt.Errorf("%s: the store is closed: %w", what, store.ErrUnavailable)
+}
 
 func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
