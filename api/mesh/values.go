@@ -91,6 +91,16 @@ func (c *Count) UnmarshalJSON(b []byte) error {
 // SecretBytes are bytes that no log or message shows. They are written in base64.
 type SecretBytes []byte
 
+// UnmarshalJSON reads base64. Its errors do not repeat the value.
+func (s *SecretBytes) UnmarshalJSON(b []byte) error {
+	var v []byte
+	if err := json.Unmarshal(b, &v); err != nil {
+		return fmt.Errorf("must be a base64 string")
+	}
+	*s = v
+	return nil
+}
+
 // String hides the bytes.
 func (SecretBytes) String() string { return "[redacted]" }
 
