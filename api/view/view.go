@@ -129,15 +129,13 @@ func has(m map[string]string, k string) bool {
 	return ok
 }
 
-// Remove takes a resource away, with the facts and status about it.
+// Remove takes a resource away. Facts and statuses come and go by themselves.
 func (v *View) Remove(k resource.Key) {
 	old, had := v.resources.Get(v.Graph.Untracked(), k)
 	if !had {
 		return
 	}
 	v.resources.Delete(k)
-	v.facts.Delete(k)
-	v.statuses.Delete(k)
 	v.list(listKey{Type: k.Type, Mesh: k.Mesh}, k, false)
 	for label, value := range old.Labels {
 		v.list(listKey{k.Type, k.Mesh, label, value}, k, false)
@@ -162,8 +160,14 @@ func (v *View) SetFacts(k resource.Key, f *Facts) {
 	v.facts.Set(k, *f)
 }
 
-// SetStatus replaces what is derived for a destination.
-func (v *View) SetStatus(k resource.Key, s Status) { v.statuses.Set(k, s) }
+// SetStatus replaces what is derived for a destination; the zero status takes it away.
+func (v *View) SetStatus(k resource.Key, s Status) {
+	if s.Equal(Status{}) {
+		v.statuses.Delete(k)
+		return
+	}
+	v.statuses.Set(k, s)
+}
 
 // list keeps the lists that somebody has asked for up to date.
 func (v *View) list(lk listKey, k resource.Key, in bool) {
@@ -254,4 +258,22 @@ func (v *View) load(r *memo.Reader, keys []resource.Key, sel resource.Selector) 
 func (v *View) kri(res resource.Resource) resource.KRI {
 	k, _ := v.kinds.ByName(res.Type)
 	return resource.KRIOf(k, res.Meta)
+}
+
+// Resources lists all resources, in no order.
+func (v *View) Resources() []resource.Resource {
+	var out []resource.Resource
+	for _, r := range v.resources.All() {
+		out = append(out, r)
+	}
+	return out
+}
+
+// Statuses copies what is derived.
+func (v *View) Statuses() map[resource.Key]Status {
+	out := map[resource.Key]Status{}
+	for k, s := range v.statuses.All() {
+		out[k] = s
+	}
+	return out
 }

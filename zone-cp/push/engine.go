@@ -1,0 +1,385 @@
+// Package push keeps the tables of connected proxies equal to what the mesh declares: it feeds committed changes and observed
+// facts into the compiler and tells each session when its table has changed. It owns the compiler and is its only caller.
+// It speaks no xDS and keeps nothing on disk.
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/causeway-mesh/causeway/api/envoy"
+	"github.com/causeway-mesh/causeway/api/memo"
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policy"
+	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/api/view"
+	"github.com/causeway-mesh/causeway/store"
+	"github.com/causeway-mesh/causeway/store/catalog"
+)
+
+// Facts yields what is observed about dataplanes. Next waits for a change; a nil value takes the facts away.
+// When all is set, dataplanes that are not listed have no facts any more.
+type Facts interface {
+	Next(ctx context.Context) (changed map[resource.Key]*view.Facts, all bool, err error)
+}
+
+// Config of an Engine.
+type Config struct {
+	Zone     string
+	Catalog  *catalog.Catalog
+	Facts    Facts // nil: nothing is observed
+	Kinds    *resource.Kinds
+	Policies []policy.Policy
+	// AuditEvery is the interval of the background audit. Zero means 5 minutes.
+	AuditEvery time.Duration
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// ErrStopped is an engine that no longer runs.
+var ErrStopped = errors.New("the control plane is stopping")
+
+// An Engine computes tables. Run must be running for anything else to make progress.
+type Engine struct {
+	cfg     Config
+	metrics *metrics
+	calls   chan func(*state)
+	stopped chan struct{}
+	// progress is what has been computed, for readers outside the loop.
+	progress atomic.Pointer[Progress]
+}
+
+// Progress says how far the zone has computed.
+type Progress struct {
+	// Sequence numbers the inputs of the zone: every batch of changes has one.
+	Sequence uint64
+	// Position is the newest position of the store that the sequence includes.
+	Position store.Position
+}
+
+// New returns an engine that waits for Run.
+func New(cfg Config) *Engine {
+	if cfg.AuditEvery == 0 {
+		cfg.AuditEvery = 5 * time.Minute
+	}
+	e := &Engine{cfg: cfg, calls: make(chan func(*state)), stopped: make(chan struct{})}
+	e.progress.Store(&Progress{})
+	e.metrics = newMetrics(cfg.Registerer, e)
+	return e
+}
+
+// Progress returns how far the zone has computed.
+func (e *Engine) Progress() Progress { return *e.progress.Load() }
+
+// Run computes until ctx ends. Call it once.
+func (e *Engine) Run(ctx context.Context) error {
+	defer close(e.stopped)
+	updates := make(chan catalog.Update)
+	facts := make(chan factsUpdate)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return e.readCatalog(ctx, updates) })
+	if e.cfg.Facts != nil {
+		g.Go(func() error { return e.readFacts(ctx, facts) })
+	}
+	g.Go(func() error { return e.loop(ctx, updates, facts) })
+	return g.Wait()
+}
+
+type factsUpdate struct {
+	changed map[resource.Key]*view.Facts
+	all     bool
+}
+
+func (e *Engine) readCatalog(ctx context.Context, to chan<- catalog.Update) error {
+	feed := e.cfg.Catalog.Subscribe()
+	defer feed.Close()
+	for {
+		u, err := feed.Next(ctx)
+		if err != nil {
+			return ignoreEnd(ctx, err)
+		}
+		select {
+		case to <- u:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (e *Engine) readFacts(ctx context.Context, to chan<- factsUpdate) error {
+	for {
+		changed, all, err := e.cfg.Facts.Next(ctx)
+		if err != nil {
+			return ignoreEnd(ctx, err)
+		}
+		select {
+		case to <- factsUpdate{changed, all}:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// loop is the one owner of the state. It wakes for: committed changes, observed facts, calls of sessions and inspectors,
+// the audit's timer and its result. There is no hold-off: what arrives while it computes is taken together by the feeds.
+func (e *Engine) loop(ctx context.Context, updates <-chan catalog.Update, facts <-chan factsUpdate) error {
+	s := newState(e.cfg)
+	audits := make(chan auditResult, 1)
+	running := false
+	timer := time.NewTicker(e.cfg.AuditEvery)
+	defer timer.Stop()
+	defer func() {
+		if running {
+			<-audits // started here, so waited for here
+		}
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case u := <-updates:
+			e.compute(s, func() { s.apply(u) })
+		case f := <-facts:
+			e.compute(s, func() { s.observe(f) })
+		case call := <-e.calls:
+			call(s)
+		case <-timer.C:
+			if !running {
+				running = true
+				a := s.prepareAudit()
+				go func() { audits <- a.run() }()
+			}
+		case r := <-audits:
+			running = false
+			e.report(s, r)
+		}
+	}
+}
+
+// compute takes changes in and publishes what became of them.
+func (e *Engine) compute(s *state, change func()) {
+	start := time.Now()
+	change()
+	s.sequence++
+	s.view.Graph.Settle()
+	s.publish()
+	e.progress.Store(&Progress{Sequence: s.sequence, Position: s.position})
+	e.metrics.computed(time.Since(start), s.view.Graph.Recomputed())
+}
+
+// do runs a function inside the loop.
+func (e *Engine) do(ctx context.Context, fn func(*state)) error {
+	done := make(chan struct{})
+	select {
+	case e.calls <- func(s *state) { fn(s); close(done) }:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-e.stopped:
+		return ErrStopped
+	}
+	<-done // the loop finishes a call that it has taken
+	return nil
+}
+
+// state belongs to the loop.
+type state struct {
+	cfg      Config
+	view     *view.View
+	compiler *envoy.Compiler
+	position store.Position
+	sequence uint64
+	proxies  map[resource.Key]*proxy
+	facts    map[resource.Key]view.Facts
+	statuses map[catalog.DerivedKey]view.Status
+}
+
+// A proxy is a dataplane that at least one session asks for.
+type proxy struct {
+	root     *memo.Root[envoy.ProxyConfig]
+	last     envoy.ProxyConfig
+	table    *envoy.Table
+	sessions map[*Session]struct{}
+}
+
+func newState(cfg Config) *state {
+	v := view.New(cfg.Zone, cfg.Kinds, cfg.Policies)
+	return &state{
+		cfg: cfg, view: v, compiler: envoy.NewCompiler(v),
+		proxies: map[resource.Key]*proxy{}, facts: map[resource.Key]view.Facts{}, statuses: map[catalog.DerivedKey]view.Status{},
+	}
+}
+
+// statusTypes are the derived records that the compiler reads.
+var statusTypes = []string{mesh.TypeMeshService, mesh.TypeMeshMultiZoneService, mesh.TypeMeshExternalService}
+
+// relevant says that a type can change what proxies get.
+func (s *state) relevant(typ string) bool {
+	switch typ {
+	case mesh.TypeDataplane, mesh.TypeMeshService, mesh.TypeMeshMultiZoneService, mesh.TypeMeshExternalService, mesh.TypeMeshIdentity:
+		return true
+	}
+	k, ok := s.cfg.Kinds.ByName(typ)
+	return ok && k.Policy != nil
+}
+
+func (s *state) apply(u catalog.Update) {
+	s.position = u.Snapshot.Position()
+	if u.All {
+		s.applyAll(u.Snapshot)
+		return
+	}
+	for _, k := range u.Changed {
+		if !s.relevant(k.Type) {
+			continue
+		}
+		if r, ok := u.Snapshot.Get(k); ok {
+			s.view.Put(r)
+		} else {
+			s.view.Remove(k)
+		}
+	}
+	for _, k := range u.Derived {
+		data, _ := u.Snapshot.Derived(k.Type, k.Mesh, k.Name)
+		s.setStatus(k, data)
+	}
+}
+
+func (s *state) applyAll(snap *catalog.Snapshot) {
+	gone := s.view.Keys()
+	for _, k := range s.cfg.Kinds.All() {
+		if !s.relevant(k.Name) {
+			continue
+		}
+		snap.Each(k.Name, "", func(r resource.Resource) bool {
+			s.view.Put(r)
+			delete(gone, r.Key())
+			return true
+		})
+	}
+	for k := range gone {
+		s.view.Remove(k)
+	}
+	lost := s.statuses
+	s.statuses = map[catalog.DerivedKey]view.Status{}
+	for _, typ := range statusTypes {
+		snap.EachDerived(catalog.StatusOf(resource.Key{Type: typ}).Type, "", func(k catalog.DerivedKey, data []byte) bool {
+			s.setStatus(k, data)
+			delete(lost, k)
+			return true
+		})
+	}
+	for k := range lost {
+		s.setStatus(k, nil)
+	}
+}
+
+// setStatus takes what the compiler needs from a derived status.
+func (s *state) setStatus(k catalog.DerivedKey, data []byte) {
+	var typ string
+	for _, t := range statusTypes {
+		if catalog.StatusOf(resource.Key{Type: t}).Type == k.Type {
+			typ = t
+		}
+	}
+	if typ == "" {
+		return
+	}
+	// The statuses of the destination kinds agree in these fields; an external service has one address instead of a list.
+	var st struct {
+		VIPs       []mesh.VIP             `json:"vips"`
+		VIP        mesh.VIP               `json:"vip"`
+		TLS        mesh.TLSStatus         `json:"tls"`
+		Identities []mesh.ServiceIdentity `json:"identities"`
+	}
+	if len(data) > 0 {
+		if err := json.Unmarshal(data, &st); err != nil {
+			s.cfg.Log.Error("derived status cannot be read", "type", typ, "mesh", k.Mesh, "name", k.Name, "err", err)
+			return
+		}
+	}
+	if st.VIP.IP != "" {
+		st.VIPs = append(st.VIPs, st.VIP)
+	}
+	out := view.Status{TLSReady: st.TLS.Status == mesh.TLSReady}
+	for _, v := range st.VIPs {
+		out.VIPs = append(out.VIPs, v.IP)
+	}
+	for _, id := range st.Identities {
+		out.Identities = append(out.Identities, id.Value)
+	}
+	s.statuses[k] = out
+	s.view.SetStatus(resource.Key{Type: typ, Mesh: k.Mesh, Name: k.Name}, out)
+}
+
+func (s *state) observe(f factsUpdate) {
+	if f.all {
+		for k := range s.facts {
+			if f.changed[k] == nil {
+				s.view.SetFacts(k, nil)
+				delete(s.facts, k)
+			}
+		}
+	}
+	for k, v := range f.changed {
+		s.view.SetFacts(k, v)
+		if v == nil {
+			delete(s.facts, k)
+		} else {
+			s.facts[k] = *v
+		}
+	}
+}
+
+// publish gives every proxy whose parts have changed its new table.
+func (s *state) publish() {
+	for k, p := range s.proxies {
+		if cfg := p.root.Value(); cfg.Shared != p.last.Shared || cfg.Own != p.last.Own {
+			p.update(cfg, s.sequence)
+			for sess := range p.sessions {
+				sess.offer(p.table)
+			}
+			s.cfg.Log.Debug("proxy has a new table", "mesh", k.Mesh, "dataplane", k.Name, "sequence", s.sequence)
+		}
+	}
+}
+
+func (p *proxy) update(cfg envoy.ProxyConfig, sequence uint64) {
+	p.last = cfg
+	p.table = &envoy.Table{Shared: cfg.Shared, Own: cfg.Own, Sequence: sequence}
+}
+
+// Inspect computes what a dataplane gets, connected or not.
+func (e *Engine) Inspect(ctx context.Context, dp resource.Key) (*envoy.Table, []envoy.Problem, error) {
+	var table *envoy.Table
+	var problems []envoy.Problem
+	err := e.do(ctx, func(s *state) {
+		if _, ok := s.view.Resource(s.view.Graph.Untracked(), dp); !ok {
+			return
+		}
+		root := s.compiler.Proxy(dp)
+		cfg := root.Value()
+		table = &envoy.Table{Shared: cfg.Shared, Own: cfg.Own, Sequence: s.sequence}
+		problems = cfg.Problems
+		root.Close()
+		s.view.Graph.Settle()
+	})
+	if err == nil && table == nil {
+		err = fmt.Errorf("inspect %s: %w", dp, resource.ErrNotFound)
+	}
+	return table, problems, err
+}
