@@ -15,6 +15,8 @@ import (
 	setstatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/set_filter_state/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/causeway-mesh/causeway/api/memo"
 	"github.com/causeway-mesh/causeway/api/mesh"
@@ -27,12 +29,12 @@ import (
 
 // inboundKey is what the listeners of alike inbounds have in common: replicas of a workload share all but the address.
 type inboundKey struct {
-	Name       string
-	Protocol   mesh.Protocol
-	TLS        confs // MeshTLS; only with an identity
-	Identity   bool
-	HTTP, TCP  confs
-	Extensions confs // what MeshTrafficPermission and the like add by ECDS
+	Name      string
+	Protocol  mesh.Protocol
+	TLS       confs // MeshTLS; only with an identity
+	Identity  bool
+	HTTP, TCP confs
+	Filters   string // what policies such as MeshTrafficPermission add, as canonical JSON of filterRefs
 }
 
 type inboundRouteKey struct {
@@ -62,19 +64,29 @@ type clientConf struct {
 	Confs confs        `json:"c"`
 }
 
-// An extensionSet is the filters that policies add to a listener.
+// An extensionSet is the filters that policies add to a listener, and the fragments of those that travel by ECDS.
 type extensionSet struct {
-	names   []string // of the filters, in order
-	filters []policy.Filter
-	frags   []*Fragment // of those that travel by ECDS
+	refs    []filterRef
+	frags   []*Fragment
 	problem *Problem
 }
 
+// A filterRef is how a listener carries a filter. It holds nothing of the configuration of a dynamic one,
+// so that an edit leaves the listener untouched.
+type filterRef struct {
+	Name    string `json:"n"`
+	TypeURL string `json:"t"`
+	Dynamic bool   `json:"d"`
+	Config  []byte `json:"c,omitempty"` // of a filter that does not travel by ECDS
+	// Generation changes with the configuration of a network filter: Envoy judges an open TCP connection only once,
+	// so a new denial must drain the chain.
+	Generation string `json:"g,omitempty"`
+}
+
 func sameExtensions(a, b extensionSet) bool {
-	return slices.Equal(a.names, b.names) && (a.problem == nil) == (b.problem == nil) &&
-		slices.EqualFunc(a.frags, b.frags, func(x, y *Fragment) bool { return x.Version == y.Version }) &&
-		slices.EqualFunc(a.filters, b.filters, func(x, y policy.Filter) bool {
-			return x.Dynamic == y.Dynamic && (x.Dynamic || proto.Equal(x.Config, y.Config))
+	return encode(a.refs) == encode(b.refs) && (a.problem == nil) == (b.problem == nil) &&
+		slices.EqualFunc(a.frags, b.frags, func(x, y *Fragment) bool {
+			return x.Version == y.Version && slices.Equal(x.Origins, y.Origins)
 		})
 }
 
@@ -122,8 +134,8 @@ func (c *Compiler) inbound(r *memo.Reader, meshName string, dp *mesh.Dataplane, 
 		if protocol.IsHTTP() {
 			hook = policy.HookHTTPFilters
 		}
-		key.Extensions = c.confsFor(hook, everyone)
-		ext := c.extensions.Get(r, extensionKey{name, protocol, key.Extensions})
+		ext := c.extensions.Get(r, extensionKey{name, protocol, c.confsFor(hook, everyone)})
+		key.Filters = encode(ext.refs)
 		for _, f := range ext.frags {
 			out.add(built{frag: f})
 		}
@@ -264,7 +276,6 @@ func peerMatchers(m policy.Match) []*matcherv3.FilterStateMatcher {
 func (c *Compiler) buildExtensions(_ *memo.Reader, k extensionKey) extensionSet {
 	l := proxy.Listener{Direction: proxy.Inbound, Name: k.Listener, Protocol: k.Protocol, MTLS: true}
 	var out extensionSet
-	var policies []resource.KRI
 	for _, co := range k.Confs.list() {
 		var filters []policy.Filter
 		err := c.apply([]conf{co}, func(_ string, b policy.Bound) {
@@ -274,56 +285,63 @@ func (c *Compiler) buildExtensions(_ *memo.Reader, k extensionKey) extensionSet 
 				filters = b.NetworkFilters(l)
 			}
 		})
+		for _, f := range filters {
+			if err == nil {
+				err = out.add(k, f, co.Policies)
+			}
+		}
 		if err != nil {
 			out.problem = &Problem{Ref{Extension, k.Listener}, err.Error(), co.Policies}
-			continue
-		}
-		policies = append(policies, co.Policies...)
-		for _, f := range filters {
-			name := k.Listener + "_" + f.Name
-			if f.Dynamic {
-				frag, err := extension(name, f)
-				if err != nil {
-					out.problem = &Problem{Ref{Extension, name}, err.Error(), co.Policies}
-					continue
-				}
-				frag.Origins = co.Policies
-				out.frags = append(out.frags, frag)
-			}
-			out.names = append(out.names, name)
-			out.filters = append(out.filters, f)
 		}
 	}
 	return out
 }
 
-func extension(name string, f policy.Filter) (*Fragment, error) {
+func (s *extensionSet) add(k extensionKey, f policy.Filter, origins []resource.KRI) error {
 	a, err := pack(f.Config)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return NewFragment(Extension, name, &corev3.TypedExtensionConfig{Name: name, TypedConfig: a})
+	ref := filterRef{Name: k.Listener + "_" + f.Name, TypeURL: a.TypeUrl, Dynamic: f.Dynamic}
+	if !f.Dynamic {
+		ref.Config = a.Value
+		s.refs = append(s.refs, ref)
+		return nil
+	}
+	frag, err := NewFragment(Extension, ref.Name, &corev3.TypedExtensionConfig{Name: ref.Name, TypedConfig: a})
+	if err != nil {
+		return err
+	}
+	frag.Origins = origins
+	if !k.Protocol.IsHTTP() {
+		ref.Generation = frag.Version
+	}
+	s.refs, s.frags = append(s.refs, ref), append(s.frags, frag)
+	return nil
 }
 
 // buildInbound is the listener of an inbound without its address.
-func (c *Compiler) buildInbound(r *memo.Reader, k inboundKey) halfListener {
-	ext := c.extensions.Get(r, extensionKey{k.Name, k.Protocol, k.Extensions})
+func (c *Compiler) buildInbound(_ *memo.Reader, k inboundKey) halfListener {
+	var filters []filterRef
+	decode(k.Filters, &filters)
 	return c.half(k.Name, joinConfs(k.TLS, k.HTTP, k.TCP), func(cs []conf) (*listenerv3.Listener, []Ref, error) {
 		m := &listenerv3.Listener{Name: k.Name, TrafficDirection: corev3.TrafficDirection_INBOUND}
 		refs := []Ref{{Cluster, k.Name}}
 		if k.Protocol.IsHTTP() {
 			refs = append(refs, Ref{Route, k.Name})
 		}
-		for _, f := range ext.frags {
-			refs = append(refs, Ref{Extension, f.Name})
+		for _, f := range filters {
+			if f.Dynamic {
+				refs = append(refs, Ref{Extension, f.Name})
+			}
 		}
 		if !k.Identity {
-			plain, err := c.inboundChain(k, cs, nil)
+			plain, err := c.inboundChain(k, cs, false, nil)
 			m.FilterChains = []*listenerv3.FilterChain{plain}
 			return m, refs, err
 		}
 		settings := tlsSettings(cs)
-		secured, err := c.inboundChain(k, cs, &ext)
+		secured, err := c.inboundChain(k, cs, true, filters)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -363,7 +381,7 @@ func (c *Compiler) permit(m *listenerv3.Listener, k inboundKey, cs []conf) error
 	if err != nil {
 		return err
 	}
-	plain, err := c.inboundChain(k, cs, nil)
+	plain, err := c.inboundChain(k, cs, false, nil)
 	if err != nil {
 		return err
 	}
@@ -375,41 +393,66 @@ func (c *Compiler) permit(m *listenerv3.Listener, k inboundKey, cs []conf) error
 	return nil
 }
 
-// inboundChain is a chain towards the workload; extensions and client facts only exist where the peer is known (ext not nil).
-func (c *Compiler) inboundChain(k inboundKey, cs []conf, ext *extensionSet) (*listenerv3.FilterChain, error) {
-	l := proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: k.Protocol, MTLS: ext != nil}
-	chain := &listenerv3.FilterChain{}
-	if !k.Protocol.IsHTTP() {
-		if ext != nil {
-			filters, err := ext.network()
-			if err != nil {
-				return nil, err
-			}
-			chain.Filters = filters
-		}
-		tcp, err := c.tcpFilterOf(l, k.Name, cs)
-		chain.Filters = append(chain.Filters, tcp)
-		return chain, err
+// inboundChain is a chain towards the workload. Filters of policies and facts about the client only exist where the peer is known.
+func (c *Compiler) inboundChain(k inboundKey, cs []conf, mtls bool, filters []filterRef) (*listenerv3.FilterChain, error) {
+	l := proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: k.Protocol, MTLS: mtls}
+	if k.Protocol.IsHTTP() {
+		return c.inboundHTTPChain(l, cs, filters)
 	}
-	var more []*hcmv3.HttpFilter
-	if ext != nil {
+	chain := &listenerv3.FilterChain{}
+	for _, f := range filters {
+		nf := &listenerv3.Filter{Name: f.Name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: f.any()}}
+		if f.Dynamic {
+			nf.ConfigType = &listenerv3.Filter_ConfigDiscovery{ConfigDiscovery: f.discovery()}
+			chain.Metadata = generation(chain.Metadata, f)
+		}
+		chain.Filters = append(chain.Filters, nf)
+	}
+	tcp, err := c.tcpFilterOf(l, k.Name, cs)
+	chain.Filters = append(chain.Filters, tcp)
+	return chain, err
+}
+
+func (c *Compiler) inboundHTTPChain(l proxy.Listener, cs []conf, filters []filterRef) (*listenerv3.FilterChain, error) {
+	chain := &listenerv3.FilterChain{}
+	if l.MTLS {
 		note, err := notePeer()
 		if err != nil {
 			return nil, err
 		}
 		chain.Filters = append(chain.Filters, note)
-		if more, err = ext.http(); err != nil {
-			return nil, err
-		}
 	}
-	http, err := c.httpFilterOf(l, k.Name, cs, more, func(m *hcmv3.HttpConnectionManager) {
-		if ext != nil {
+	var more []*hcmv3.HttpFilter
+	for _, f := range filters {
+		hf := httpFilter(f.Name, f.any())
+		if f.Dynamic {
+			hf.ConfigType = &hcmv3.HttpFilter_ConfigDiscovery{ConfigDiscovery: f.discovery()}
+		}
+		more = append(more, hf)
+	}
+	http, err := c.httpFilterOf(l, l.Name, cs, more, func(m *hcmv3.HttpConnectionManager) {
+		if l.MTLS {
 			m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 			m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
 		}
 	})
 	chain.Filters = append(chain.Filters, http)
 	return chain, err
+}
+
+func (f filterRef) any() *anypb.Any { return &anypb.Any{TypeUrl: f.TypeURL, Value: f.Config} }
+
+func (f filterRef) discovery() *corev3.ExtensionConfigSource {
+	return &corev3.ExtensionConfigSource{ConfigSource: overADS(), TypeUrls: []string{f.TypeURL}}
+}
+
+// generation notes the generation of a filter in the metadata of its chain.
+func generation(m *corev3.Metadata, f filterRef) *corev3.Metadata {
+	if m == nil {
+		m = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"causeway": {Fields: map[string]*structpb.Value{}}}}
+	}
+	m.FilterMetadata["causeway"].Fields[f.Name] = structpb.NewStringValue(f.Generation)
+	return m
 }
 
 // notePeer keeps what the handshake said about the client where routes can match it.
@@ -431,40 +474,4 @@ func notePeer() (*listenerv3.Filter, error) {
 			value(peerURI, "%DOWNSTREAM_PEER_URI_SAN%"), value(peerName, "%REQUESTED_SERVER_NAME%"),
 		},
 	})
-}
-
-func (s *extensionSet) http() ([]*hcmv3.HttpFilter, error) {
-	var out []*hcmv3.HttpFilter
-	for i, f := range s.filters {
-		a, err := pack(f.Config)
-		if err != nil {
-			return nil, err
-		}
-		hf := httpFilter(s.names[i], a)
-		if f.Dynamic {
-			hf.ConfigType = &hcmv3.HttpFilter_ConfigDiscovery{ConfigDiscovery: byECDS(a.TypeUrl)}
-		}
-		out = append(out, hf)
-	}
-	return out, nil
-}
-
-func (s *extensionSet) network() ([]*listenerv3.Filter, error) {
-	var out []*listenerv3.Filter
-	for i, f := range s.filters {
-		a, err := pack(f.Config)
-		if err != nil {
-			return nil, err
-		}
-		nf := &listenerv3.Filter{Name: s.names[i], ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: a}}
-		if f.Dynamic {
-			nf.ConfigType = &listenerv3.Filter_ConfigDiscovery{ConfigDiscovery: byECDS(a.TypeUrl)}
-		}
-		out = append(out, nf)
-	}
-	return out, nil
-}
-
-func byECDS(typeURL string) *corev3.ExtensionConfigSource {
-	return &corev3.ExtensionConfigSource{ConfigSource: overADS(), TypeUrls: []string{typeURL}}
 }
