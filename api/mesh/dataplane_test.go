@@ -137,12 +137,16 @@ func TestHostnames(t *testing.T) {
 	service := resource.Meta{Type: mesh.TypeMeshService, Mesh: "default", Name: "x", Labels: map[string]string{
 		"pod": "web-0", resource.LabelDisplayName: "web", resource.LabelNamespace: "shop",
 	}}
-	got, err := h.Hostname(service, "east")
+	template, err := h.ParseHostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := template.Hostname(service, "east")
 	if err != nil || got != "web-0.web.shop.east.default.local" {
 		t.Errorf("got %q, %v", got, err)
 	}
 	service.Labels["pod"] = "Web_0"
-	if got, err := h.Hostname(service, "east"); err == nil {
+	if got, err := template.Hostname(service, "east"); err == nil {
 		t.Errorf("a label that is no part of a DNS name gave %q", got)
 	}
 }

@@ -48,16 +48,21 @@ func hostnameProblem(s string) string {
 	return ""
 }
 
-// Hostname is the name that the generator gives to a service of a zone. Zone is the local zone, used when the service belongs to none.
-func (h *HostnameGenerator) Hostname(service resource.Meta, zone string) (string, error) {
+// A HostnameTemplate is the parsed template of a generator.
+type HostnameTemplate struct{ template Template }
+
+// ParseHostname reads the template of a generator.
+func (h *HostnameGenerator) ParseHostname() (HostnameTemplate, error) {
 	t, err := ParseTemplate(h.Template, true, hostnameVariables...)
-	if err != nil {
-		return "", err
-	}
+	return HostnameTemplate{t}, err
+}
+
+// Hostname is the name for a service. Zone is the local zone, used when the service belongs to none.
+func (h HostnameTemplate) Hostname(service resource.Meta, zone string) (string, error) {
 	if z := service.Zone(); z != "" {
 		zone = z
 	}
-	name, err := t.Render(map[string]string{
+	name, err := h.template.Render(map[string]string{
 		"Name": service.Name, "DisplayName": service.DisplayName(), "Namespace": service.Namespace(), "Mesh": service.Mesh, "Zone": zone,
 	}, service.Labels)
 	if err != nil {

@@ -1,6 +1,10 @@
 package mesh
 
-import "github.com/causeway-mesh/causeway/api/resource"
+import (
+	"time"
+
+	"github.com/causeway-mesh/causeway/api/resource"
+)
 
 // MeshService is a service of one zone: ports on the proxies it selects.
 type MeshService struct {
@@ -97,6 +101,8 @@ type MeshServiceStatus struct {
 	HostnameGenerators []HostnameGeneratorStatus `json:"hostnameGenerators,omitempty"`
 	DataplaneProxies   DataplaneProxies          `json:"dataplaneProxies,omitzero"`
 	Conditions         []Condition               `json:"conditions,omitempty"`
+	// UnusedSince is when a generated service lost its last dataplane; it is removed some time after.
+	UnusedSince time.Time `json:"unusedSince,omitzero"`
 	// State is Available while at least one inbound of the service is ready. Shown in the spec by the API.
 	State ServiceState `json:"state,omitempty"`
 	// Identities are those of the selected proxies, sorted. Shown in the spec by the API.

@@ -75,45 +75,73 @@ func TrustDomain(identity resource.Resource, zone string) (string, error) {
 	return domain, nil
 }
 
-// SPIFFEID is the SPIFFE ID that an identity gives to a dataplane. Zone is the local zone, used when the identity belongs to none.
-// It fails when a label that the path is made of is missing from the dataplane.
-func SPIFFEID(identity resource.Resource, dataplane resource.Meta, zone string) (string, error) {
+// A Namer gives SPIFFE IDs by one MeshIdentity; it keeps what is the same for all dataplanes.
+type Namer struct {
+	identity resource.Resource
+	domain   string
+	paths    map[bool]Template // by whether the dataplane is on Kubernetes
+}
+
+// NewNamer reads the templates of an identity. Zone is the local zone, used when the identity belongs to none.
+func NewNamer(identity resource.Resource, zone string) (*Namer, error) {
 	domain, err := TrustDomain(identity, zone)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	t, err := ParseTemplate(identity.Spec.(*MeshIdentity).pathTemplate(dataplane), true, pathVariables...)
-	if err != nil {
-		return "", fmt.Errorf("path of %s: %w", identity.Key(), err)
+	n := &Namer{identity: identity, domain: domain, paths: map[bool]Template{}}
+	for _, kubernetes := range []bool{false, true} {
+		t, err := ParseTemplate(identity.Spec.(*MeshIdentity).pathTemplate(kubernetes), true, pathVariables...)
+		if err != nil {
+			return nil, fmt.Errorf("path of %s: %w", identity.Key(), err)
+		}
+		n.paths[kubernetes] = t
 	}
-	path, err := t.Render(map[string]string{
+	return n, nil
+}
+
+// TrustDomain is the trust domain of the identity.
+func (n *Namer) TrustDomain() string { return n.domain }
+
+// SPIFFEID is the SPIFFE ID of a dataplane. It fails when a label that the path is made of is missing from the dataplane.
+func (n *Namer) SPIFFEID(dataplane resource.Meta) (string, error) {
+	path, err := n.paths[OnKubernetes(dataplane)].Render(map[string]string{
 		"Namespace":      dataplane.Namespace(),
 		"ServiceAccount": dataplane.Label(resource.LabelServiceAccount),
 		"Workload":       dataplane.Label(resource.LabelWorkload),
 	}, dataplane.Labels)
 	if err != nil {
-		return "", fmt.Errorf("path of %s for %s: %w", identity.Key(), dataplane.Key(), err)
+		return "", fmt.Errorf("path of %s for %s: %w", n.identity.Key(), dataplane.Key(), err)
 	}
 	if reason := pathProblem(path); reason != "" {
-		return "", fmt.Errorf("path of %s for %s: %s", identity.Key(), dataplane.Key(), reason)
+		return "", fmt.Errorf("path of %s for %s: %s", n.identity.Key(), dataplane.Key(), reason)
 	}
-	id := "spiffe://" + domain + path
+	id := "spiffe://" + n.domain + path
 	if len(id) > maxSPIFFEID {
 		return "", fmt.Errorf("SPIFFE ID of %s: %d characters, at most %d are allowed", dataplane.Key(), len(id), maxSPIFFEID)
 	}
 	return id, nil
 }
 
+// SPIFFEID is the SPIFFE ID that an identity gives to a dataplane. Zone is the local zone, used when the identity belongs to none.
+// It fails when a label that the path is made of is missing from the dataplane.
+func SPIFFEID(identity resource.Resource, dataplane resource.Meta, zone string) (string, error) {
+	n, err := NewNamer(identity, zone)
+	if err != nil {
+		return "", err
+	}
+	return n.SPIFFEID(dataplane)
+}
+
 // UsesWorkloadLabel says that the SPIFFE ID of the dataplane depends on its kuma.io/workload label,
 // so that a token must cover the label.
 func (m *MeshIdentity) UsesWorkloadLabel(dataplane resource.Meta) bool {
-	t, err := ParseTemplate(m.pathTemplate(dataplane), true, pathVariables...)
+	t, err := ParseTemplate(m.pathTemplate(OnKubernetes(dataplane)), true, pathVariables...)
 	return err == nil && (t.Uses("Workload") || slices.Contains(t.Labels(), resource.LabelWorkload))
 }
 
 // PathLabels lists the labels of the dataplane that its SPIFFE ID depends on.
 func (m *MeshIdentity) PathLabels(dataplane resource.Meta) []string {
-	t, err := ParseTemplate(m.pathTemplate(dataplane), true, pathVariables...)
+	t, err := ParseTemplate(m.pathTemplate(OnKubernetes(dataplane)), true, pathVariables...)
 	if err != nil {
 		return nil
 	}
@@ -136,9 +164,9 @@ func (m *MeshIdentity) trustDomainTemplate() string {
 	return cmp.Or(m.SpiffeID.TrustDomain, DefaultTrustDomain)
 }
 
-func (m *MeshIdentity) pathTemplate(dataplane resource.Meta) string {
+func (m *MeshIdentity) pathTemplate(kubernetes bool) string {
 	fallback := DefaultPath
-	if onKubernetes(dataplane) {
+	if kubernetes {
 		fallback = DefaultPathKubernetes
 	}
 	if m.SpiffeID == nil {
@@ -147,7 +175,8 @@ func (m *MeshIdentity) pathTemplate(dataplane resource.Meta) string {
 	return cmp.Or(m.SpiffeID.Path, fallback)
 }
 
-func onKubernetes(dataplane resource.Meta) bool {
+// OnKubernetes says that a dataplane is a Pod.
+func OnKubernetes(dataplane resource.Meta) bool {
 	if env := dataplane.Label(resource.LabelEnv); env != "" {
 		return env == "kubernetes"
 	}

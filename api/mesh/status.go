@@ -54,9 +54,7 @@ const (
 	ReasonGenerated      = "Generated"
 	ReasonTemplateError  = "TemplateError"
 	ReasonCollision      = "Collision"
-	ReasonNotGenerated   = "NotGenerated"
 	ConditionPortsUnique = "PortsUnique"
-	ReasonPortsUnique    = "PortsUnique"
 	ReasonPortConflict   = "PortConflict"
 )
 

@@ -1,6 +1,10 @@
 package mesh
 
-import "github.com/causeway-mesh/causeway/api/resource"
+import (
+	"time"
+
+	"github.com/causeway-mesh/causeway/api/resource"
+)
 
 // Workload is the set of proxies with the same kuma.io/workload label. It is made by the control plane.
 type Workload struct{}
@@ -8,6 +12,8 @@ type Workload struct{}
 // WorkloadStatus is what the control plane reports about a workload.
 type WorkloadStatus struct {
 	DataplaneProxies DataplaneProxies `json:"dataplaneProxies,omitzero"`
+	// UnusedSince is when the workload lost its last dataplane; it is removed some time after.
+	UnusedSince time.Time `json:"unusedSince,omitzero"`
 }
 
 var workloadKind = resource.Kind{
