@@ -1,0 +1,216 @@
+// Package serving keeps the certificate with which a control plane serves: files of the operator, reloaded when they change,
+// or an authority generated in a directory that signs short-lived server certificates. It listens on nothing, and the
+// identities of workloads and agents are none of its business.
+package serving
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// Config of Certificates.
+type Config struct {
+	// CertFile and KeyFile are PEM files of the operator; both or none.
+	CertFile, KeyFile string
+	// Dir holds the generated authority when there are no such files. Created with mode 0700.
+	Dir string
+	// Hosts are the names and addresses that generated certificates are good for.
+	Hosts []string
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+const (
+	authorityLifetime = 10 * 365 * 24 * time.Hour
+	serverLifetime    = 90 * 24 * time.Hour
+	backdate          = 10 * time.Minute // clocks of clients may be behind
+	recheck           = time.Second
+)
+
+// Certificates yields the server certificate.
+type Certificates struct {
+	cfg Config
+	ca  *tls.Certificate // nil with files of the operator
+
+	mu      sync.Mutex
+	current *tls.Certificate
+	stamp   time.Time // modification time of the files, or the end of life of a generated certificate
+	checked time.Time
+}
+
+// Open loads or makes what is needed and fails when it could not serve.
+func Open(cfg Config) (*Certificates, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if (cfg.CertFile == "") != (cfg.KeyFile == "") {
+		return nil, errors.New("server certificate: certificate and key files are needed together")
+	}
+	c := &Certificates{cfg: cfg}
+	if cfg.CertFile == "" {
+		ca, err := openAuthority(cfg.Dir, cfg.Now())
+		if err != nil {
+			return nil, fmt.Errorf("server certificate: %w", err)
+		}
+		c.ca = ca
+	}
+	if _, err := c.Get(nil); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// CAFile is where clients find the generated authority, empty with files of the operator.
+func (c *Certificates) CAFile() string {
+	if c.ca == nil {
+		return ""
+	}
+	return filepath.Join(c.cfg.Dir, "ca.pem")
+}
+
+// Pin is the SHA-256 of the generated authority in hex, by which clients can recognise it without a file.
+func (c *Certificates) Pin() string {
+	if c.ca == nil {
+		return ""
+	}
+	sum := sha256.Sum256(c.ca.Certificate[0])
+	return hex.EncodeToString(sum[:])
+}
+
+// Get is the certificate to serve now, for tls.Config.GetCertificate.
+func (c *Certificates) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.cfg.Now()
+	if c.current != nil && now.Sub(c.checked) < recheck {
+		return c.current, nil
+	}
+	c.checked = now
+	var err error
+	if c.ca != nil {
+		err = c.renew(now)
+	} else {
+		err = c.reload()
+	}
+	if err != nil && c.current != nil {
+		return c.current, nil // the last good one serves until the files are right again
+	}
+	if err != nil {
+		return nil, fmt.Errorf("server certificate: %w", err)
+	}
+	return c.current, nil
+}
+
+func (c *Certificates) reload() error {
+	st, err := os.Stat(c.cfg.CertFile)
+	if err != nil {
+		return err
+	}
+	if c.current != nil && st.ModTime().Equal(c.stamp) {
+		return nil
+	}
+	cert, err := tls.LoadX509KeyPair(c.cfg.CertFile, c.cfg.KeyFile)
+	if err != nil {
+		return fmt.Errorf("load %s and %s: %w", c.cfg.CertFile, c.cfg.KeyFile, err)
+	}
+	c.current, c.stamp = &cert, st.ModTime()
+	return nil
+}
+
+func (c *Certificates) renew(now time.Time) error {
+	if c.current != nil && c.stamp.Sub(now) > serverLifetime/3 {
+		return nil
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	tpl := template("causeway control plane", now, serverLifetime)
+	tpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	tpl.KeyUsage = x509.KeyUsageDigitalSignature
+	for _, h := range c.cfg.Hosts {
+		if ip := net.ParseIP(h); ip != nil {
+			tpl.IPAddresses = append(tpl.IPAddresses, ip)
+		} else {
+			tpl.DNSNames = append(tpl.DNSNames, h)
+		}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tpl, c.ca.Leaf, &key.PublicKey, c.ca.PrivateKey)
+	if err != nil {
+		return err
+	}
+	c.current = &tls.Certificate{Certificate: [][]byte{der, c.ca.Certificate[0]}, PrivateKey: key}
+	c.stamp = tpl.NotAfter
+	return nil
+}
+
+func template(name string, now time.Time, lifetime time.Duration) *x509.Certificate {
+	serial, _ := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)) // crypto/rand does not fail
+	return &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
+		NotBefore: now.Add(-backdate), NotAfter: now.Add(lifetime), BasicConstraintsValid: true,
+	}
+}
+
+// openAuthority reads the authority of a directory, or makes it.
+func openAuthority(dir string, now time.Time) (*tls.Certificate, error) {
+	if dir == "" {
+		return nil, errors.New("a directory for the generated authority is needed")
+	}
+	certFile, keyFile := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca-key.pem")
+	ca, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := makeAuthority(dir, certFile, keyFile, now); err != nil {
+			return nil, err
+		}
+		ca, err = tls.LoadX509KeyPair(certFile, keyFile)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load the authority in %s (delete both files to make a new one, which clients then must be told): %w", dir, err)
+	}
+	if !now.Before(ca.Leaf.NotAfter) {
+		return nil, fmt.Errorf("the authority in %s expired on %s; delete ca.pem and ca-key.pem there to make a new one", dir, ca.Leaf.NotAfter.Format(time.DateOnly))
+	}
+	return &ca, nil
+}
+
+func makeAuthority(dir, certFile, keyFile string, now time.Time) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	tpl := template("causeway generated authority", now, authorityLifetime)
+	tpl.IsCA, tpl.KeyUsage = true, x509.KeyUsageCertSign
+	der, err := x509.CreateCertificate(rand.Reader, tpl, tpl, &key.PublicKey, key)
+	if err != nil {
+		return err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	// The key first: a crash in between leaves a key without a certificate, which the next start replaces.
+	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+}

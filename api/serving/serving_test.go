@@ -1,0 +1,108 @@
+package serving_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/causeway-mesh/causeway/api/serving"
+)
+
+func TestGeneratedAuthoritySurvivesRestartAndCertificatesRenew(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "tls")
+	now := time.Now()
+	open := func() *serving.Certificates {
+		c, err := serving.Open(serving.Config{Dir: dir, Hosts: []string{"localhost", "127.0.0.1"}, Now: func() time.Time { return now }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	first := open()
+	if st, err := os.Stat(filepath.Join(dir, "ca-key.pem")); err != nil || st.Mode().Perm() != 0o600 {
+		t.Fatalf("key file: %v %v, want 0600", st, err)
+	}
+	second := open()
+	if first.Pin() != second.Pin() || len(first.Pin()) != 64 {
+		t.Fatalf("pins %q and %q, want one of 64 digits", first.Pin(), second.Pin())
+	}
+	ca, err := os.ReadFile(first.CAFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	verify := func(c *serving.Certificates) *tls.Certificate {
+		cert, err := c.Get(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(cert.Certificate[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := leaf.Verify(x509.VerifyOptions{Roots: pool, DNSName: "localhost", CurrentTime: now}); err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
+	before := verify(first)
+	now = now.Add(70 * 24 * time.Hour)
+	if after := verify(first); bytes.Equal(before.Certificate[0], after.Certificate[0]) {
+		t.Error("the certificate was not renewed before its end")
+	}
+}
+
+func TestOperatorFilesReload(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Now()
+	pair := func(n string) {
+		d := filepath.Join(dir, n)
+		if _, err := serving.Open(serving.Config{Dir: d}); err != nil {
+			t.Fatal(err)
+		}
+		for from, to := range map[string]string{"ca.pem": "cert.pem", "ca-key.pem": "key.pem"} {
+			b, err := os.ReadFile(filepath.Join(d, from))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, to), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		now = now.Add(time.Minute)
+		if err := os.Chtimes(filepath.Join(dir, "cert.pem"), now, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pair("a")
+	c, err := serving.Open(serving.Config{CertFile: filepath.Join(dir, "cert.pem"), KeyFile: filepath.Join(dir, "key.pem"), Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, _ := c.Get(nil)
+	pair("b")
+	two, err := c.Get(nil)
+	if err != nil || bytes.Equal(one.Certificate[0], two.Certificate[0]) {
+		t.Fatalf("not reloaded (%v)", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cert.pem"), []byte("broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Minute)
+	if three, err := c.Get(nil); err != nil || !bytes.Equal(two.Certificate[0], three.Certificate[0]) {
+		t.Fatalf("a broken file replaced the last good certificate (%v)", err)
+	}
+}
+
+func TestBadConfigIsNamed(t *testing.T) {
+	for _, cfg := range []serving.Config{{CertFile: "x"}, {}, {CertFile: "/does/not/exist", KeyFile: "/neither"}} {
+		if _, err := serving.Open(cfg); err == nil {
+			t.Errorf("%+v: no error", cfg)
+		}
+	}
+}
