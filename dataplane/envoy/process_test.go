@@ -83,15 +83,7 @@ func TestStopKillsAnEnvoyThatDoesNotEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); ; {
-		if _, err := os.Stat(marker); err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the program did not start")
-		}
-		<-time.After(5 * time.Millisecond)
-	}
+	eventually(t, "the program runs", func() bool { _, err := os.Stat(marker); return err == nil })
 	if err := p.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -175,5 +167,15 @@ func TestValidate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			wantError(t, Validate(t.Context(), []byte(c.yaml)), "envoy refuses the configuration: ", c.want)
 		})
+	}
+}
+
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !cond(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within 5 s", what)
+		}
+		<-time.After(5 * time.Millisecond)
 	}
 }

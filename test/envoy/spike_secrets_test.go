@@ -129,6 +129,11 @@ func TestSpikeSecretsBesideADS(t *testing.T) {
 	if !strings.HasPrefix(text, "Failed to load ") {
 		t.Errorf("a good bundle beside a refused certificate: %q", text)
 	}
+	late := withClientTLS(t, staticCluster("late", 1), mutual(fromSDS(5*time.Second)))
+	text = s.answer(t, s.send(t, resourcev3.ClusterType, nil, v1(late)...))
+	if !strings.HasPrefix(text, "Error adding/updating cluster(s) late: Failed to load ") {
+		t.Errorf("a new cluster beside a refused certificate: %q", text)
+	}
 	identity.push(t, resourcev3.SecretType, v1(identitySecret("identity", ca.issue(t, "spiffe://zone/app")))...)
 	trust.push(t, resourcev3.SecretType, versioned("2", trustSecret("trust", ca.pem))...)
 
