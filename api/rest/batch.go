@@ -1,0 +1,121 @@
+package rest
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/store"
+)
+
+// A batchAnswer says what became of each resource, in the order of the request.
+type batchAnswer struct {
+	// Revision of the store that holds the result.
+	Revision uint64      `json:"revision"`
+	Items    []batchItem `json:"items"`
+}
+
+type batchItem struct {
+	Type     string   `json:"type"`
+	Mesh     string   `json:"mesh,omitempty"`
+	Name     string   `json:"name"`
+	Result   string   `json:"result"` // created, configured or unchanged
+	ETag     string   `json:"etag,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+const (
+	resultCreated    = "created"
+	resultConfigured = "configured"
+	resultUnchanged  = "unchanged"
+)
+
+// batch applies several resources together: all of them or none.
+func (s *Server) batch(c echo.Context) error {
+	if u := who(c); u.anonymous {
+		return denied(u, WriteResources)
+	}
+	body, err := readBody(c, s.cfg.MaxBatch)
+	if err != nil {
+		return titled(couldNotProcess, err)
+	}
+	decoded, err := s.decodeMany(c, body)
+	if err != nil {
+		return titled(couldNotProcess, err)
+	}
+	if mesh := c.QueryParam("mesh"); mesh != "" {
+		s.defaultMesh(decoded, mesh)
+	}
+	s.meshes.RLock()
+	defer s.meshes.RUnlock()
+	return titled(couldNotProcess, s.applyBatch(c, decoded, body))
+}
+
+// defaultMesh fills in the mesh where a resource names none.
+func (s *Server) defaultMesh(decoded []resource.Decoded, mesh string) {
+	for i, d := range decoded {
+		if k, ok := s.kinds.ByName(d.Type); ok && k.Scope == resource.ScopeMesh && d.Mesh == "" {
+			decoded[i].Mesh = mesh
+		}
+	}
+}
+
+func (s *Server) applyBatch(c echo.Context, decoded []resource.Decoded, body []byte) error {
+	ctx := c.Request().Context()
+	snap := s.catalog.Snapshot()
+	edits, err := s.prepare(who(c), snap, decoded, atItem)
+	if err != nil {
+		return err
+	}
+	ch, err := newChange(c, body)
+	if err != nil {
+		return err
+	}
+	changed := edits
+	if !ch.idempotent() && s.isCurrent(ctx, snap) {
+		changed = nil
+		for _, e := range edits {
+			if !e.unchanged() {
+				changed = append(changed, e)
+			}
+		}
+		if len(changed) == 0 {
+			return c.JSON(http.StatusOK, answerBatch(edits, store.Committed{Position: snap.Position()}))
+		}
+	}
+	ch.edits = changed
+	done, err := s.commitEdits(ctx, ch, false)
+	if err != nil {
+		return err
+	}
+	if done.Position.Revision == 0 {
+		return errors.New("the store did not say what became of the batch")
+	}
+	return c.JSON(http.StatusOK, answerBatch(edits, done))
+}
+
+func answerBatch(edits []edit, done store.Committed) batchAnswer {
+	stored := make(map[resource.Key]store.Object, len(done.Changes))
+	for _, ch := range done.Changes {
+		if o := ch.Object; o.Class == store.Resource && !ch.Deleted {
+			stored[resource.Key{Type: o.Type, Mesh: o.Mesh, Name: o.Name}] = o
+		}
+	}
+	out := batchAnswer{Revision: done.Position.Revision, Items: make([]batchItem, 0, len(edits))}
+	for _, e := range edits {
+		r := e.resource
+		it := batchItem{Type: r.Type, Mesh: r.Mesh, Name: r.Name, Result: resultUnchanged, Warnings: e.warnings}
+		if o, ok := stored[r.Key()]; ok {
+			it.Result, it.ETag = resultConfigured, etag(o.UID, o.Version, nil)
+			if o.Version == 1 {
+				it.Result = resultCreated
+			}
+		} else if e.old != nil {
+			it.ETag = etag(e.old.UID, e.old.Version, nil)
+		}
+		out.Items = append(out.Items, it)
+	}
+	return out
+}

@@ -1,0 +1,164 @@
+package rest
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+
+	"github.com/causeway-mesh/causeway/api/resource"
+)
+
+const (
+	roleSystem   = "system"
+	labelEnabled = "enabled"
+)
+
+var labelsPath = resource.Path("labels")
+
+// checkLabels reports labels that a writer may not set like this. Old is what is replaced, nil on creation.
+func (s *Server) checkLabels(k resource.Kind, r resource.Resource, old *resource.Resource) resource.Problems {
+	ps := resource.CheckLabels(labelsPath, r.Labels)
+	must := func(label, want string) {
+		if have, ok := r.Labels[label]; ok && have != want {
+			ps.Add(labelsPath.Key(label), "must be %s, not %s; leave it out and it is set", resource.Quote(want), resource.Quote(have))
+		}
+	}
+	must(resource.LabelOrigin, s.origin())
+	if k.Scope == resource.ScopeMesh {
+		must(resource.LabelMesh, r.Mesh)
+	}
+	if _, ok := r.Labels[resource.LabelZone]; ok && s.cfg.Mode == Global {
+		ps.Add(labelsPath.Key(resource.LabelZone), "must not be set: what is written at global belongs to no zone")
+	} else if s.cfg.Mode != Global {
+		must(resource.LabelZone, s.cfg.Zone)
+	}
+	if k.Policy != nil && s.cfg.Environment == Universal {
+		must(resource.LabelPolicyRole, roleSystem)
+	}
+	if old != nil && old.Zone() != "" && r.Labels[resource.LabelZone] != "" && old.Zone() != r.Labels[resource.LabelZone] {
+		ps.Add(labelsPath.Key(resource.LabelZone), "cannot be changed from %s", resource.Quote(old.Zone()))
+	}
+	ps.Append(s.checkWorkload(k, r))
+	return ps
+}
+
+func (s *Server) checkWorkload(k resource.Kind, r resource.Resource) resource.Problems {
+	w, ok := r.Labels[resource.LabelWorkload]
+	if !ok || k.Name != "Dataplane" {
+		return nil
+	}
+	at := labelsPath.Key(resource.LabelWorkload)
+	if s.cfg.Mode == Global {
+		return resource.Problems{{Field: string(at), Reason: "must not be set at global"}}
+	}
+	return resource.CheckName(at, resource.RFC1035Label, w)
+}
+
+func (s *Server) origin() string {
+	if s.cfg.Mode == Global {
+		return resource.OriginGlobal
+	}
+	return resource.OriginZone
+}
+
+// computeLabels gives the labels that are stored: those of the writer and those that the control plane sets.
+func (s *Server) computeLabels(k resource.Kind, r resource.Resource) map[string]string {
+	out := maps.Clone(r.Labels)
+	if out == nil {
+		out = map[string]string{}
+	}
+	missing := func(label, value string) {
+		if out[label] == "" && value != "" {
+			out[label] = value
+		}
+	}
+	out[resource.LabelDisplayName] = r.Name
+	out[resource.LabelOrigin] = s.origin()
+	if k.Scope == resource.ScopeMesh {
+		missing(resource.LabelMesh, r.Mesh)
+	}
+	if s.cfg.Mode != Global {
+		if k.Flow&resource.FromZone != 0 {
+			missing(resource.LabelZone, s.cfg.Zone)
+		}
+		missing(resource.LabelEnv, s.cfg.Environment)
+	}
+	if k.Policy != nil {
+		missing(resource.LabelPolicyRole, roleSystem)
+	}
+	if k.Name == "Dataplane" {
+		listenerLabels(r.Raw, out)
+	}
+	return out
+}
+
+// listenerLabels marks Dataplanes that are zone proxies, so that policies can select them.
+func listenerLabels(raw []byte, labels map[string]string) {
+	delete(labels, resource.LabelZoneIngress)
+	delete(labels, resource.LabelZoneEgress)
+	for _, l := range dataplaneFacts(raw).Networking.Listeners {
+		switch l.Type {
+		case "ZoneIngress":
+			labels[resource.LabelZoneIngress] = labelEnabled
+		case "ZoneEgress":
+			labels[resource.LabelZoneEgress] = labelEnabled
+		}
+	}
+}
+
+// facts are the few things the API itself reads in a Dataplane.
+type facts struct {
+	Networking struct {
+		Inbound []struct {
+			State string `json:"state"`
+		} `json:"inbound"`
+		Listeners []struct {
+			Type  string `json:"type"`
+			State string `json:"state"`
+		} `json:"listeners"`
+		Gateway *struct {
+			Type string            `json:"type"`
+			Tags map[string]string `json:"tags"`
+		} `json:"gateway"`
+	} `json:"networking"`
+}
+
+func dataplaneFacts(raw []byte) facts {
+	var f facts
+	if json.Unmarshal(raw, &f) != nil {
+		return facts{}
+	}
+	return f
+}
+
+// checkOwner refuses to touch what another control plane owns.
+func (s *Server) checkOwner(old resource.Resource) resource.Problems {
+	at := labelsPath.Key(resource.LabelOrigin)
+	origin := old.Label(resource.LabelOrigin)
+	var where string
+	switch {
+	case s.cfg.Mode == Global && origin == resource.OriginZone:
+		where = "zone " + resource.Quote(old.Zone())
+	case s.cfg.Mode == Zone && origin == resource.OriginGlobal:
+		where = "global"
+	case s.cfg.Mode == Zone && old.Zone() != "" && old.Zone() != s.cfg.Zone:
+		where = "zone " + resource.Quote(old.Zone())
+	default:
+		return nil
+	}
+	return resource.Problems{{Field: string(at), Reason: fmt.Sprintf("%s is owned by %s; change it there", old.Key(), where)}}
+}
+
+// writable says where a kind is written, and refuses it elsewhere.
+func (s *Server) writable(k resource.Kind) bool {
+	switch {
+	case k.ReadOnly():
+		return false
+	case s.cfg.Mode == Global:
+		return k.Flow&resource.FromGlobal != 0
+	case s.cfg.Mode == Zone:
+		return k.Flow&resource.FromZone != 0
+	default:
+		return true
+	}
+}
