@@ -102,7 +102,9 @@ func TestSPIFFEIDs(t *testing.T) {
 }
 
 func TestPathsSayWhichLabelsTheyNeed(t *testing.T) {
-	path := func(p string) *mesh.MeshIdentity { return &mesh.MeshIdentity{SpiffeID: &mesh.SpiffeIDTemplates{Path: p}} }
+	path := func(p string) *mesh.MeshIdentity {
+		return &mesh.MeshIdentity{SpiffeID: &mesh.SpiffeIDTemplates{Path: p}}
+	}
 	cases := []struct {
 		id       *mesh.MeshIdentity
 		env      string
