@@ -107,6 +107,12 @@ type Request struct {
 	Query  url.Values
 	Header http.Header
 	Body   []byte
+	// Repeatable says that doing it twice does no harm.
+	Repeatable bool
+}
+
+func (r Request) repeatable() bool {
+	return r.Repeatable || r.Method == http.MethodGet || r.Header.Get("Idempotency-Key") != ""
 }
 
 // A Response is the answer to a successful call.
@@ -120,12 +126,12 @@ type Response struct {
 const maxResponse = 256 << 20
 
 // Do makes one call with the credentials of the client. An answer outside 200 to 299 is an *Error.
-// A call whose connection broke is repeated once when that is safe: it reads, or carries an Idempotency-Key.
+// A call whose connection broke is repeated once when that is safe: it reads, is repeatable, or carries an Idempotency-Key.
 func (c *Client) Do(ctx context.Context, r Request) (Response, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	resp, err := c.once(ctx, r)
-	if err != nil && broken(err) && ctx.Err() == nil && (r.Method == http.MethodGet || r.Header.Get("Idempotency-Key") != "") {
+	if err != nil && broken(err) && ctx.Err() == nil && r.repeatable() {
 		resp, err = c.once(ctx, r)
 	}
 	if err != nil {

@@ -76,6 +76,20 @@ func (c *Client) Get(ctx context.Context, k resource.Kind, mesh, name string) (O
 	return o, err
 }
 
+// Overview reads a Dataplane or Zone together with what is observed of it.
+func (c *Client) Overview(ctx context.Context, k resource.Kind, mesh, name string) (Object, error) {
+	path, err := itemPath(k, mesh, name)
+	if err != nil {
+		return Object{}, err
+	}
+	path += "/_overview"
+	resp, err := c.Do(ctx, Request{Method: http.MethodGet, Path: path})
+	if err != nil {
+		return Object{}, err
+	}
+	return parseObject(path, resp.Body)
+}
+
 // A Query chooses what a list holds.
 type Query struct {
 	Labels map[string]string // all must match
