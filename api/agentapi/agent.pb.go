@@ -1443,7 +1443,10 @@ type IdentityOffer struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	SpiffeId string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
 	// Names the signing certificate; a held certificate of another issuer should be replaced.
-	Issuer        string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Empty while the authority is not ready: the agent waits for a further offer.
+	Issuer string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// There is an identity for this proxy that cannot be given now; it must not run without.
+	Withheld      bool `protobuf:"varint,3,opt,name=withheld,proto3" json:"withheld,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1490,6 +1493,13 @@ func (x *IdentityOffer) GetIssuer() string {
 		return x.Issuer
 	}
 	return ""
+}
+
+func (x *IdentityOffer) GetWithheld() bool {
+	if x != nil {
+		return x.Withheld
+	}
+	return false
 }
 
 // Identity is a workload certificate, or the reason why there is none.
@@ -1964,10 +1974,11 @@ const file_agent_proto_rawDesc = "" +
 	"timeout_ms\x18\x05 \x01(\x03R\ttimeoutMs\x12/\n" +
 	"\x13unhealthy_threshold\x18\x06 \x01(\rR\x12unhealthyThreshold\x12+\n" +
 	"\x11healthy_threshold\x18\a \x01(\rR\x10healthyThreshold\x12\x1b\n" +
-	"\thttp_path\x18\b \x01(\tR\bhttpPath\"D\n" +
+	"\thttp_path\x18\b \x01(\tR\bhttpPath\"`\n" +
 	"\rIdentityOffer\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x16\n" +
-	"\x06issuer\x18\x02 \x01(\tR\x06issuer\"\xf0\x01\n" +
+	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x1a\n" +
+	"\bwithheld\x18\x03 \x01(\bR\bwithheld\"\xf0\x01\n" +
 	"\bIdentity\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x16\n" +

@@ -13,9 +13,6 @@ const (
 // AgentCluster is the static Envoy cluster that leads to the agent's socket; ADS and SDS go there.
 const AgentCluster = "system_agent"
 
-// LabelOutboundBlock records on a Dataplane the loopback block on which the agent bound its outbounds.
-const LabelOutboundBlock = "causeway.io/outbound-block"
-
 // Features that an agent announces in its Hello.
 const (
 	FeatureBindOutbounds = "feature-bind-outbounds" // outbounds are bound on a loopback block of the proxy's own
