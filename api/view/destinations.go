@@ -185,8 +185,11 @@ func (v *View) serviceEndpoints(r *memo.Reader, res resource.Resource, s *mesh.M
 }
 
 func health(in mesh.Inbound, f Facts) EndpointHealth {
-	if f.Draining {
+	switch {
+	case f.Draining:
 		return Draining
+	case f.Down:
+		return Unhealthy
 	}
 	state, known := f.Inbounds[in.SectionName()]
 	if !known {

@@ -21,6 +21,8 @@ type Facts struct {
 	Inbounds map[string]mesh.InboundState
 	// Draining says that the proxy is about to leave: it finishes what it has and gets nothing new.
 	Draining bool
+	// Down says that the proxy cannot serve now, whatever its inbounds were last seen as.
+	Down bool
 }
 
 // Equal compares facts.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -55,6 +56,30 @@ type Engine struct {
 	stopped chan struct{}
 	// progress is what has been computed, for readers outside the loop.
 	progress atomic.Pointer[Progress]
+	// bell is closed and replaced whenever proxies or the loop make progress; nil while nobody waits.
+	bell struct {
+		sync.Mutex
+		c chan struct{}
+	}
+}
+
+// listen returns a channel that is closed at the next progress.
+func (e *Engine) listen() <-chan struct{} {
+	e.bell.Lock()
+	defer e.bell.Unlock()
+	if e.bell.c == nil {
+		e.bell.c = make(chan struct{})
+	}
+	return e.bell.c
+}
+
+func (e *Engine) ring() {
+	e.bell.Lock()
+	defer e.bell.Unlock()
+	if e.bell.c != nil {
+		close(e.bell.c)
+		e.bell.c = nil
+	}
 }
 
 // Progress says how far the zone has computed.
@@ -179,6 +204,7 @@ func (e *Engine) compute(s *state, change func()) {
 	s.view.Graph.Settle()
 	s.publish()
 	e.progress.Store(&Progress{Sequence: s.sequence, Position: s.position})
+	e.ring()
 	e.metrics.computed(time.Since(start), s.view.Graph.Recomputed())
 }
 
@@ -206,6 +232,7 @@ type state struct {
 	proxies  map[resource.Key]*proxy
 	facts    map[resource.Key]view.Facts
 	statuses map[catalog.DerivedKey]view.Status
+	drained  map[resource.Key]uint64 // the sequence at which a dataplane was seen draining
 }
 
 // A proxy is a dataplane that at least one session asks for.
@@ -221,6 +248,7 @@ func newState(cfg Config) *state {
 	return &state{
 		cfg: cfg, view: v, compiler: envoy.NewCompiler(v),
 		proxies: map[resource.Key]*proxy{}, facts: map[resource.Key]view.Facts{}, statuses: map[catalog.DerivedKey]view.Status{},
+		drained: map[resource.Key]uint64{},
 	}
 }
 
@@ -337,6 +365,12 @@ func (s *state) observe(f factsUpdate) {
 	}
 	for k, v := range f.changed {
 		s.view.SetFacts(k, v)
+		switch {
+		case v == nil || !v.Draining:
+			delete(s.drained, k)
+		case !s.facts[k].Draining:
+			s.drained[k] = s.sequence + 1 // the one these changes will have
+		}
 		if v == nil {
 			delete(s.facts, k)
 		} else {

@@ -2,6 +2,7 @@ package push
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
 	"github.com/causeway-mesh/causeway/api/envoy"
@@ -54,8 +55,9 @@ func (s *Session) Changed() <-chan struct{} { return s.changed }
 // Acked notes that the proxy has acknowledged everything up to a sequence.
 func (s *Session) Acked(sequence uint64) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.acked = max(s.acked, sequence)
+	s.mu.Unlock()
+	s.engine.ring()
 }
 
 // Applied is the newest sequence that the proxy is at: a change that does not touch it needs no message.
@@ -77,6 +79,7 @@ func (s *Session) Close() {
 			return
 		}
 		delete(p.sessions, s)
+		defer s.engine.ring()
 		if len(p.sessions) == 0 {
 			p.root.Close()
 			delete(st.proxies, s.key)
@@ -93,5 +96,38 @@ func (s *Session) offer(t *envoy.Table) {
 	select {
 	case s.changed <- struct{}{}:
 	default:
+	}
+}
+
+// Told waits until everybody who has a session has acknowledged that a dataplane drains, or is gone.
+func (e *Engine) Told(ctx context.Context, dp resource.Key) error {
+	for {
+		var wait <-chan struct{}
+		var pending int
+		err := e.do(ctx, func(s *state) {
+			wait = e.listen()
+			if !s.facts[dp].Draining {
+				pending = -1
+				return
+			}
+			for k, p := range s.proxies {
+				for sess := range p.sessions {
+					if k != dp && sess.Applied() < s.drained[dp] {
+						pending++
+					}
+				}
+			}
+		})
+		if err != nil || pending == 0 {
+			return err
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			if pending < 0 {
+				return fmt.Errorf("tell others that %s drains: %w", dp, ctx.Err())
+			}
+			return fmt.Errorf("%d proxies have not acknowledged that %s drains: %w", pending, dp, ctx.Err())
+		}
 	}
 }
