@@ -32,12 +32,22 @@ const (
 	resultUnchanged  = "unchanged"
 )
 
+// maxYAML is lower than the limit of JSON because a YAML parser needs many times the size of its input.
+const maxYAML = 8 << 20
+
 // batch applies several resources together: all of them or none.
 func (s *Server) batch(c echo.Context) error {
-	if u := who(c); u.anonymous {
-		return denied(u, WriteResources)
+	// Each resource is judged later; who can write none should not make us parse a large body.
+	if s.require(c, AdminResources) != nil {
+		if err := s.require(c, WriteResources); err != nil {
+			return err
+		}
 	}
-	body, err := readBody(c, s.cfg.MaxBatch)
+	limit := s.cfg.MaxBatch
+	if isYAML(c.Request()) {
+		limit = min(limit, maxYAML)
+	}
+	body, err := readBody(c, limit)
 	if err != nil {
 		return titled(couldNotProcess, err)
 	}

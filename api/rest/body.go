@@ -145,6 +145,8 @@ func (s *Server) documents(body []byte, yaml bool) ([]document, error) {
 		if wrapper.Type != nil {
 			list = []json.RawMessage{body}
 		}
+	case len(body) > maxYAML:
+		return nil, bodyTooLarge(maxYAML)
 	default:
 		trees, err := resource.ParseYAML(body)
 		docs := make([]document, len(trees))
