@@ -34,11 +34,15 @@ type Kind[C any] struct {
 
 	// Check reports what is wrong with one configuration at a path; where says in which section and with which matches it stands.
 	Check func(at resource.Path, c C, where Where) resource.Problems
+	// Warn says what is legal in one configuration but will not do what it looks like; nil means nothing to say.
+	Warn func(at resource.Path, c C, where Where) []string
 
 	// NewSpec returns an empty spec for kinds whose entries are not {targetRef, default}; nil means Spec[C].
 	NewSpec func() any
 	// CheckSpec validates such a spec beyond its targets; required with NewSpec.
 	CheckSpec func(spec any) resource.Problems
+	// WarnSpec is Warn for such a spec.
+	WarnSpec func(spec any) []string
 
 	// Base is the configuration in force where no policy says anything; nil means none.
 	Base func(d proxy.Direction, p string) C
@@ -222,7 +226,38 @@ func (k Kind[C]) Resource() resource.Kind {
 		Name: k.Name, Path: k.Path, Short: k.Short, Singular: k.Singular, Plural: k.Plural,
 		Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone | resource.AcrossZones,
 		Policy: &resource.PolicyFacts{HasTo: len(k.ToKinds) > 0, HasRules: k.Rules, HasDefault: k.Proxy, Restricts: k.Restricts},
-		New:    newSpec, Validate: k.validate,
+		New:    newSpec, Validate: k.validate, Warn: k.warn,
+	}
+}
+
+func (k Kind[C]) warn(r resource.Resource) []string {
+	if k.WarnSpec != nil {
+		return k.WarnSpec(r.Spec)
+	}
+	spec, ok := r.Spec.(*Spec[C])
+	if !ok || k.Warn == nil {
+		return nil
+	}
+	var out []string
+	spec.each(func(at resource.Path, c C, where Where) { out = append(out, k.Warn(at, c, where)...) })
+	return out
+}
+
+// each visits every configuration of the spec.
+func (s *Spec[C]) each(visit func(at resource.Path, c C, where Where)) {
+	at := resource.Path("spec")
+	var top TargetRef
+	if s.TargetRef != nil {
+		top = *s.TargetRef
+	}
+	for i, t := range s.To {
+		visit(at.Field("to").Index(i).Field("default"), t.Default, Where{Section: "to", Target: t.TargetRef})
+	}
+	for i, rule := range s.Rules {
+		visit(at.Field("rules").Index(i).Field("default"), rule.Default, Where{Section: "rules", Target: top, Matches: rule.Matches})
+	}
+	if s.Default != nil {
+		visit(at.Field("default"), *s.Default, Where{Section: "default", Target: top})
 	}
 }
 
@@ -255,15 +290,7 @@ func (k Kind[C]) validate(r resource.Resource) resource.Problems {
 	if !ok || k.Check == nil {
 		return ps
 	}
-	for i, t := range spec.To {
-		ps.Append(k.Check(at.Field("to").Index(i).Field("default"), t.Default, Where{Section: "to", Target: t.TargetRef}))
-	}
-	for i, rule := range spec.Rules {
-		ps.Append(k.Check(at.Field("rules").Index(i).Field("default"), rule.Default, Where{Section: "rules", Target: p.Target, Matches: rule.Matches}))
-	}
-	if spec.Default != nil {
-		ps.Append(k.Check(at.Field("default"), *spec.Default, Where{Section: "default", Target: p.Target}))
-	}
+	spec.each(func(at resource.Path, c C, where Where) { ps.Append(k.Check(at, c, where)) })
 	return ps
 }
 
