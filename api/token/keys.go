@@ -154,9 +154,10 @@ func (r *ring) bySerial(f family, n int) (key, error) {
 	var found *resource.Resource
 	for _, prefix := range f.keys {
 		r.secrets.EachSecret(f.mesh, prefix+suffix, func(s resource.Resource) bool {
-			if s.Name == prefix+suffix {
-				found = &s
+			if s.Name != prefix+suffix { // serial 10 begins like serial 1
+				return true
 			}
+			found = &s
 			return false
 		})
 		if found != nil {
@@ -196,8 +197,8 @@ func (r *ring) newest(f family) (key, int, error) {
 func (r *ring) revoked(f family, id string) bool {
 	found := false
 	r.secrets.EachSecret(f.mesh, f.revocations, func(s resource.Resource) bool {
-		if s.Name != f.revocations {
-			return false
+		if s.Name != f.revocations { // that of mesh "a-b" begins like that of mesh "a"
+			return true
 		}
 		data, err := secretData(s)
 		if err != nil {
