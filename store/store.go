@@ -234,8 +234,11 @@ type Store interface {
 	Close() error
 }
 
-// MaxData is the largest accepted Data of one object, in bytes.
-const MaxData = 2 << 20
+// What one object may hold, in bytes.
+const (
+	MaxData = 2 << 20 // of Data
+	MaxKey  = 1 << 10 // of type, mesh and name together, and of an observation's or a lease's name
+)
 
 // Validate checks what every implementation requires of a batch.
 func (b Batch) Validate() error {
@@ -263,6 +266,8 @@ func (b Batch) Validate() error {
 			return fmt.Errorf("%w: %q has a key or label that is not UTF-8 text without NUL", ErrInvalid, k)
 		case op.Object.Owner != nil && (op.Object.Owner.Type == "" || op.Object.Owner.Name == ""):
 			return fmt.Errorf("%w: the owner of %s lacks a type or name", ErrInvalid, k)
+		case k.size() > MaxKey || op.Object.Owner != nil && op.Object.Owner.size() > MaxKey:
+			return fmt.Errorf("%w: a key has more than %d bytes: %.100s", ErrInvalid, MaxKey, k)
 		case len(op.Object.Data) > MaxData:
 			return fmt.Errorf("%w: %s has %d bytes, at most %d are allowed", ErrInvalid, k, len(op.Object.Data), MaxData)
 		case op.Expect < ExpectAny:
@@ -272,6 +277,8 @@ func (b Batch) Validate() error {
 	}
 	return nil
 }
+
+func (k Key) size() int { return len(k.Type) + len(k.Mesh) + len(k.Name) }
 
 // text says whether the key, owner, UID and labels can be kept by every database.
 func (o Object) text() bool {

@@ -30,12 +30,14 @@ type verdict struct {
 func (s *Store) commit(group []*ledger.Pending) {
 	start := time.Now()
 	verdicts, err := s.decide(group)
-	if refusal, ok := errors.AsType[*pgconn.PgError](err); ok && refusesData(refusal.Code) && len(group) > 1 {
-		// The database dislikes something in one of them: alone, it harms only itself.
-		for _, p := range group {
-			s.commit([]*ledger.Pending{p})
+	if refusal, ok := errors.AsType[*pgconn.PgError](err); ok && refusesData(refusal.Code) {
+		if len(group) > 1 { // one of them is to blame: alone, it harms only itself
+			for _, p := range group {
+				s.commit([]*ledger.Pending{p})
+			}
+			return
 		}
-		return
+		err = fmt.Errorf("commit: %w: %w", store.ErrInvalid, refusal)
 	}
 	s.metrics.seconds.Observe(time.Since(start).Seconds())
 	s.metrics.group.Observe(float64(len(group)))
@@ -60,7 +62,7 @@ func (s *Store) commit(group []*ledger.Pending) {
 
 // refusesData says that a statement failed because of the values in it.
 func refusesData(code string) bool {
-	return len(code) == 5 && (code[:2] == "22" || code[:2] == "54")
+	return len(code) == 5 && (code[:2] == "22" || code[:2] == "23" || code[:2] == "54")
 }
 
 // decide runs the transaction of a group until its outcome is known. After a lost connection it runs it again: under the

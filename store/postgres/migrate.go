@@ -96,7 +96,8 @@ type querier interface {
 
 func schemaVersion(ctx context.Context, q querier) (version int, err error) {
 	var exists bool
-	err = q.QueryRow(ctx, "SELECT to_regclass('schema_version') IS NOT NULL").Scan(&exists)
+	// The catalog itself is asked: to_regclass may answer from what the session remembers, before another migrated.
+	err = q.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'schema_version' AND pg_table_is_visible(oid))").Scan(&exists)
 	if err == nil && exists {
 		err = q.QueryRow(ctx, "SELECT version FROM schema_version").Scan(&version)
 	}

@@ -226,10 +226,12 @@ func testInvalid(t *testing.T, open Open) {
 	tests := []struct{ name, text string }{
 		{"no id", "no id"}, {"no ops", "no operations"}, {"no type", "lacks a type"}, {"no name", "lacks a type or name"}, {"twice", "appears twice"},
 		{"large", "at most 2097152"}, {"expect", "expects version -2"}, {"nul", "UTF-8"}, {"label", "UTF-8"}, {"owner", "owner of"}, {"author", "author"}, {"fence", "fence"},
+		{"long", "more than 1024 bytes"},
 	}
 	batches := []store.Batch{
 		{Ops: []store.Op{good}}, {ID: ID()}, Batch(noType), Batch(noName), Batch(good, good), Batch(large), Batch(wrong), Batch(nul), Batch(label), Batch(owner),
 		{ID: ID(), Ops: []store.Op{good}, Author: "\x00"}, {ID: ID(), Ops: []store.Op{good}, Fence: &store.Fence{}},
+		Batch(Put(strings.Repeat("n", store.MaxKey), "", 0)),
 	}
 	for i, tt := range tests {
 		_, err := s.Commit(deadline(t), batches[i])

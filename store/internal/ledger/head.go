@@ -46,8 +46,8 @@ func CheckLease(name, holder string, ttl time.Duration) error {
 		return fmt.Errorf("acquire a lease: %w: it has no name", store.ErrInvalid)
 	case holder == "":
 		return fmt.Errorf("acquire lease %q: %w: it has no holder", name, store.ErrInvalid)
-	case !isText(name) || !isText(holder):
-		return fmt.Errorf("acquire lease %q for %q: %w: both must be UTF-8 text without NUL", name, holder, store.ErrInvalid)
+	case !isName(name) || !isName(holder):
+		return fmt.Errorf("acquire lease %.100q for %.100q: %w: both must be UTF-8 text without NUL, at most %d bytes", name, holder, store.ErrInvalid, store.MaxKey)
 	case ttl <= 0:
 		return fmt.Errorf("acquire lease %q: %w: its duration is %s", name, store.ErrInvalid, ttl)
 	}
@@ -59,8 +59,8 @@ func Latest(obs []store.Observation) ([]store.Observation, error) {
 	at := make(map[string]int, len(obs))
 	var latest []store.Observation
 	for _, o := range obs {
-		if o.Key == "" || !isText(o.Key) {
-			return nil, fmt.Errorf("observe %q: %w: the key must be UTF-8 text without NUL", o.Key, store.ErrInvalid)
+		if o.Key == "" || !isName(o.Key) {
+			return nil, fmt.Errorf("observe %.100q: %w: the key must be UTF-8 text without NUL, at most %d bytes", o.Key, store.ErrInvalid, store.MaxKey)
 		}
 		if i, ok := at[o.Key]; ok {
 			latest[i] = o

@@ -145,7 +145,9 @@ func Closed(what string) error {
 	return fmt.Errorf("%s: the store is closed: %w", what, store.ErrUnavailable)
 }
 
-func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
+func isName(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsRune(s, 0) && len(s) <= store.MaxKey
+}
 
 // A Bell wakes all who wait for it; the zero value is ready.
 type Bell struct {
