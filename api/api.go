@@ -3,14 +3,16 @@
 package api
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policies"
 	"github.com/causeway-mesh/causeway/api/resource"
 )
 
 var kinds = sync.OnceValue(func() *resource.Kinds {
-	return resource.NewKinds(mesh.Kinds...)
+	return resource.NewKinds(slices.Concat(mesh.Kinds, policies.Kinds())...)
 })
 
 // Kinds returns every kind of resource that Causeway knows, in the order people meet them.

@@ -1,0 +1,73 @@
+// Package policies is the one complete list of policies, in the order in which they are applied, and what of them a new mesh gets.
+// What a policy means stands in its own folder.
+package policies
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/causeway-mesh/causeway/api/policies/timeout"
+	"github.com/causeway-mesh/causeway/api/policies/tls"
+	"github.com/causeway-mesh/causeway/api/policies/trafficpermission"
+	"github.com/causeway-mesh/causeway/api/policy"
+	"github.com/causeway-mesh/causeway/api/resource"
+)
+
+// All lists every policy. Later ones see what earlier ones did.
+var All = []policy.Policy{
+	tls.Policy,
+	timeout.Policy,
+	trafficpermission.Policy,
+}
+
+// Kinds lists the policies as resource kinds.
+func Kinds() []resource.Kind {
+	var out []resource.Kind
+	for _, p := range All {
+		out = append(out, p.Resource())
+	}
+	return out
+}
+
+// Defaults makes the policies that a new mesh starts with, apart from the types to skip; "*" skips all.
+func Defaults(mesh string, skip []string) ([]resource.Resource, error) {
+	var out []resource.Resource
+	for _, d := range []struct {
+		kind, name string
+		spec       any
+	}{
+		{timeout.Policy.Name, "mesh-timeout-all-", receiving},
+		{timeout.Policy.Name, "mesh-timeout-to-all-", toAll(sending)},
+	} {
+		if slices.Contains(skip, d.kind) || slices.Contains(skip, "*") {
+			continue
+		}
+		r, err := resource.WithSpec(resource.Meta{Type: d.kind, Mesh: mesh, Name: d.name + mesh}, d.spec)
+		if err != nil {
+			return nil, fmt.Errorf("make default %s of mesh %s: %w", d.kind, mesh, err)
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+func toAll[C any](c C) *policy.Spec[C] {
+	return &policy.Spec[C]{To: []policy.To[C]{{TargetRef: policy.TargetRef{Kind: policy.TargetMesh}, Default: c}}}
+}
+
+func after(d time.Duration) *policy.Duration { return &policy.Duration{Duration: d} }
+
+var receiving = &policy.Spec[timeout.Conf]{Rules: []policy.Rule[timeout.Conf]{{Default: timeout.Conf{
+	ConnectionTimeout: after(10 * time.Second),
+	IdleTimeout:       after(2 * time.Hour),
+	HTTP: &timeout.HTTP{
+		RequestTimeout: after(0), StreamIdleTimeout: after(time.Hour), MaxStreamDuration: after(0),
+	},
+}}}}
+
+var sending = timeout.Conf{
+	ConnectionTimeout: after(5 * time.Second),
+	IdleTimeout:       after(time.Hour),
+	HTTP:              &timeout.HTTP{RequestTimeout: after(15 * time.Second), StreamIdleTimeout: after(30 * time.Minute)},
+}
