@@ -39,8 +39,6 @@ type Config struct {
 	Path   string // the file; "-wal" and ".lock" are kept beside it
 	Holder string // how a second process is told who holds the file; the program's name when empty
 	Log    *slog.Logger
-
-	maxPages int // for tests: the file can not grow beyond
 }
 
 // A Store is one SQLite file.
@@ -89,7 +87,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 // connect gives the file one connection for ever: in exclusive mode there can be no second.
 func connect(cfg Config) *sql.DB {
 	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: cfg.Path}).EscapedPath(), RawQuery: "_txlock=immediate"}
-	db := sql.OpenDB(connector{dsn: u.String(), maxPages: cfg.maxPages})
+	db := sql.OpenDB(connector{dsn: u.String()})
 	db.SetMaxOpenConns(1)
 	db.SetMaxIdleConns(1)
 	db.SetConnMaxLifetime(0)
@@ -100,8 +98,7 @@ func connect(cfg Config) *sql.DB {
 // A connector opens a connection with our pragmas in the order that SQLite needs them: a file that enters WAL mode while
 // locked exclusively keeps its index in memory.
 type connector struct {
-	dsn      string
-	maxPages int
+	dsn string
 }
 
 // Connect implements driver.Connector.
@@ -115,9 +112,6 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 		"PRAGMA journal_mode = WAL",
 		"PRAGMA synchronous = FULL",
 		"PRAGMA journal_size_limit = 67108864",
-	}
-	if c.maxPages > 0 {
-		pragmas = append(pragmas, fmt.Sprintf("PRAGMA max_page_count = %d", c.maxPages))
 	}
 	for _, p := range pragmas {
 		if _, err := conn.(driver.ExecerContext).ExecContext(ctx, p, nil); err != nil {

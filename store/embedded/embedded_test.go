@@ -33,3 +33,9 @@ func TestContract(t *testing.T) {
 		return stores
 	})
 }
+
+func BenchmarkCommit(b *testing.B) {
+	storetest.BenchmarkCommit(b, func(t testing.TB, _ int) []store.Store {
+		return []store.Store{open(t, filepath.Join(t.TempDir(), "store.db"))}
+	})
+}

@@ -1,0 +1,7 @@
+//go:build unix && !linux
+
+package embedded
+
+import "errors"
+
+func mount(string) error { return errors.New("only tried on Linux") }
