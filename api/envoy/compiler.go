@@ -96,6 +96,8 @@ type Compiler struct {
 	own            *memo.Func[resource.Key, Compiled]
 	proxies        *memo.Func[resource.Key, ProxyConfig]
 	destinationsOf *memo.Func[Class, []outbound]
+	destination    *memo.Func[destinationKey, []built]
+	halves         *memo.Func[Class, []listening]
 }
 
 // NewCompiler returns a compiler over a view.
@@ -112,6 +114,8 @@ func NewCompiler(v *view.View) *Compiler {
 	c.extensions = memo.NewFunc(g, "extension", sameExtensions, c.buildExtensions)
 	c.class = memo.NewFunc(g, "class", func(a, b Class) bool { return a == b }, c.classOf)
 	c.destinationsOf = memo.NewFunc(g, "outbounds", slices.Equal[[]outbound], c.computeOutbounds)
+	c.destination = memo.NewFunc(g, "destination", func(a, b []built) bool { return slices.EqualFunc(a, b, sameBuilt) }, c.buildDestination)
+	c.halves = memo.NewFunc(g, "outboundListeners", func(a, b []listening) bool { return slices.EqualFunc(a, b, sameListening) }, c.buildHalves)
 	c.shared = memo.NewFunc(g, "shared", sameCompiled, c.compileShared)
 	c.own = memo.NewFunc(g, "own", sameCompiled, c.compileOwn)
 	c.proxies = memo.NewFunc(g, "proxy", func(a, b ProxyConfig) bool {

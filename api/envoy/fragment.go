@@ -123,7 +123,7 @@ func NewFragment(t Type, name string, msg proto.Message) (*Fragment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", t, name, err)
 	}
-	return freeze(t, name, body), nil
+	return freeze(t, name, sha256.Sum256(body), body), nil
 }
 
 // Marshal validates a message by the protobuf's own rules and encodes it deterministically.
@@ -136,19 +136,19 @@ func Marshal(msg proto.Message) ([]byte, error) {
 	return proto.MarshalOptions{Deterministic: true}.Marshal(msg)
 }
 
-// Splice makes a fragment of bytes that many proxies share and a few that are the proxy's own.
+// Splice makes a fragment of bytes that many proxies share, with their hash, and a few that are the proxy's own.
 // Fields of a protobuf message may be concatenated in any order, so shared and own bytes are halves of one message.
-func Splice(t Type, name string, shared, own []byte) *Fragment { return freeze(t, name, shared, own) }
+func Splice(t Type, name string, shared []byte, hash [sha256.Size]byte, own []byte) *Fragment {
+	return freeze(t, name, sha256.Sum256(append(hash[:], own...)), shared, own)
+}
 
 // freeze wraps a body (in one or more pieces) into the bytes of a response entry.
-func freeze(t Type, name string, pieces ...[]byte) *Fragment {
-	h := sha256.New()
+func freeze(t Type, name string, hash [sha256.Size]byte, pieces ...[]byte) *Fragment {
 	size := 0
 	for _, p := range pieces {
-		h.Write(p)
 		size += len(p)
 	}
-	version := base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:12])
+	version := base64.RawURLEncoding.EncodeToString(hash[:12])
 
 	anyHead := protowire.AppendTag(nil, 1, protowire.BytesType)
 	anyHead = protowire.AppendString(anyHead, t.URL())

@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -134,27 +135,66 @@ func (c *Compiler) backends(r *memo.Reader, cl Class, d view.Destination) []view
 	return out
 }
 
-// compileShared builds what all proxies of a class have in common.
+// compileShared joins what all proxies of a class have in common.
 func (c *Compiler) compileShared(r *memo.Reader, cl Class) Compiled {
 	var out collector
 	for _, o := range c.destinationsOf.Get(r, cl) {
-		effective := c.effectiveFor(r, cl, o.Destination, resource.KRI{})
-		out.add(c.clusters.Get(r, clusterKey{o.Key, o.Destination.Destination, o.TLS, c.confsFor(policy.HookCluster, effective)}))
-		out.add(c.assignments.Get(r, assignmentKey{o.Key, o.KRI}))
-		if !o.Listed {
-			continue
+		for _, b := range c.destination.Get(r, destinationKey{cl, o}) {
+			out.add(b)
 		}
-		if o.Protocol.IsHTTP() {
-			out.add(c.routes.Get(r, c.routeKeyOf(r, cl, o.Destination)))
-		}
-		if cl.Transparent {
-			for i, vip := range c.view.StatusOf(r, o.Key.Service).VIPs {
-				half := c.outbounds.Get(r, c.outboundKeyOf(r, cl, o.Destination, listenerName(o.KRI, i)))
-				out.add(half.at(vip, o.Port, false))
-			}
+	}
+	if cl.Transparent {
+		for _, l := range c.halves.Get(r, cl) {
+			out.add(l.half.at(l.vip, l.port, false))
 		}
 	}
 	return out.compiled()
+}
+
+// A destinationKey names what a class of proxies gets for one destination.
+type destinationKey struct {
+	Class Class
+	To    outbound
+}
+
+// buildDestination makes the cluster, endpoints and routes of one destination, so that a change of one is no work for the others.
+func (c *Compiler) buildDestination(r *memo.Reader, k destinationKey) []built {
+	o := k.To
+	effective := c.effectiveFor(r, k.Class, o.Destination, resource.KRI{})
+	out := []built{
+		c.clusters.Get(r, clusterKey{o.Key, o.Destination.Destination, o.TLS, c.confsFor(policy.HookCluster, effective)}),
+		c.assignments.Get(r, assignmentKey{o.Key, o.KRI}),
+	}
+	if o.Listed && o.Protocol.IsHTTP() {
+		out = append(out, c.routes.Get(r, c.routeKeyOf(r, k.Class, o.Destination)))
+	}
+	return out
+}
+
+// A listening is a listener of a class that lacks the address.
+type listening struct {
+	half halfListener
+	vip  string
+	port uint32
+}
+
+func sameListening(a, b listening) bool {
+	return a.vip == b.vip && a.port == b.port && sameHalf(a.half, b.half)
+}
+
+// buildHalves makes the listeners of all destinations once per class; own addresses are put to them per proxy.
+func (c *Compiler) buildHalves(r *memo.Reader, cl Class) []listening {
+	var out []listening
+	for _, o := range c.destinationsOf.Get(r, cl) {
+		if !o.Listed {
+			continue
+		}
+		for i, vip := range c.view.StatusOf(r, o.Key.Service).VIPs {
+			half := c.outbounds.Get(r, c.outboundKeyOf(r, cl, o.Destination, listenerName(o.KRI, i)))
+			out = append(out, listening{half, vip, o.Port})
+		}
+	}
+	return out
 }
 
 func listenerName(kri resource.KRI, i int) string {
@@ -327,14 +367,14 @@ func (c *Compiler) routesOf(r *memo.Reader, k routeKey, routing []conf) ([]polic
 type halfListener struct {
 	name    string
 	bytes   []byte
+	hash    [sha256.Size]byte
 	refs    []Ref
 	origins []resource.KRI
 	problem *Problem
-	dir     corev3.TrafficDirection
 }
 
 func sameHalf(a, b halfListener) bool {
-	return a.name == b.name && string(a.bytes) == string(b.bytes) && (a.problem == nil) == (b.problem == nil)
+	return a.name == b.name && a.hash == b.hash && (a.problem == nil) == (b.problem == nil) && slices.Equal(a.origins, b.origins)
 }
 
 // at gives the half its address. Listeners bind exclusively: with SO_REUSEPORT a second proxy of the same host would
@@ -351,7 +391,7 @@ func (h halfListener) at(address string, port uint32, bind bool) built {
 	if err != nil {
 		return built{problem: &Problem{Ref: Ref{Listener, h.name}, Text: err.Error()}}
 	}
-	f := Splice(Listener, h.name, h.bytes, own)
+	f := Splice(Listener, h.name, h.bytes, h.hash, own)
 	f.Refs, f.Origins = h.refs, h.origins
 	return built{f, h.problem}
 }
@@ -367,7 +407,8 @@ func (c *Compiler) half(name string, cs confs, build func([]conf) (*listenerv3.L
 	if b.frag == nil {
 		return halfListener{name: name, problem: b.problem}
 	}
-	return halfListener{name: name, bytes: b.frag.Body(), refs: refs, origins: b.frag.Origins, problem: b.problem}
+	body := b.frag.Body()
+	return halfListener{name: name, bytes: body, hash: sha256.Sum256(body), refs: refs, origins: b.frag.Origins, problem: b.problem}
 }
 
 func (c *Compiler) buildOutbound(_ *memo.Reader, k outboundKey) halfListener {
@@ -410,7 +451,6 @@ func joinConfs(list ...confs) confs {
 // those its Dataplane lists, and one per destination on its own loopback block.
 func (c *Compiler) ownOutbounds(r *memo.Reader, k resource.Key, n *mesh.Networking, out *collector) {
 	cl := c.class.Get(r, k)
-	outbounds := c.destinationsOf.Get(r, cl)
 	taken := map[netip.AddrPort]bool{}
 	for _, o := range n.Outbound {
 		d, ok := c.explicit(r, k.Mesh, o)
@@ -425,17 +465,10 @@ func (c *Compiler) ownOutbounds(r *memo.Reader, k resource.Key, n *mesh.Networki
 	if err != nil {
 		return
 	}
-	for _, o := range outbounds {
-		if !o.Listed {
-			continue
-		}
-		for i, vip := range c.view.StatusOf(r, o.Key.Service).VIPs {
-			address, ok := inBlock(block, vip)
-			if !ok || taken[addrPort(address, o.Port)] {
-				continue
-			}
-			half := c.outbounds.Get(r, c.outboundKeyOf(r, cl, o.Destination, listenerName(o.KRI, i)))
-			out.add(half.at(address, o.Port, true))
+	for _, l := range c.halves.Get(r, cl) {
+		address, ok := inBlock(block, l.vip)
+		if ok && !taken[addrPort(address, l.port)] {
+			out.add(l.half.at(address, l.port, true))
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package envoy
 
 import (
+	"time"
+
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -31,7 +33,10 @@ func secret(name string) *tlsv3.SdsSecretConfig {
 			TransportApiVersion:       corev3.ApiVersion_V3,
 			SetNodeOnFirstMessageOnly: true,
 			GrpcServices: []*corev3.GrpcService{{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{
-				EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: AgentCluster},
+				EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: AgentCluster, RetryPolicy: &corev3.RetryPolicy{
+					// Envoy's own back-off grows to 30 s; the agent is on the same host.
+					RetryBackOff: &corev3.BackoffStrategy{BaseInterval: durationpb.New(100 * time.Millisecond), MaxInterval: durationpb.New(time.Second)},
+				}},
 			}}},
 		}},
 	}}

@@ -1,0 +1,386 @@
+package envoy_test
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/causeway-mesh/causeway/api"
+	"github.com/causeway-mesh/causeway/api/envoy"
+	"github.com/causeway-mesh/causeway/api/memo"
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policies"
+	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/api/view"
+)
+
+var (
+	steps = flag.Int("steps", 10_000, "random changes in TestIncrementalEqualsScratch")
+	seed  = flag.Uint64("seed", 0, "seed of TestIncrementalEqualsScratch; 0 picks one and prints it")
+)
+
+// TestIncrementalEqualsScratch applies random changes to a mesh and proves the incremental result byte-equal to a computation
+// from scratch, for every proxy.
+func TestIncrementalEqualsScratch(t *testing.T) {
+	s := *seed
+	if s == 0 {
+		s = rand.Uint64()
+	}
+	t.Logf("-seed=%d", s)
+	w := newWorld(t, s)
+	n := *steps
+	if testing.Short() {
+		n /= 10
+	}
+	for step := range n {
+		what := w.change()
+		if w.rnd.IntN(3) == 0 {
+			continue // several changes in one go
+		}
+		w.view.Graph.Settle()
+		if w.rnd.IntN(25) == 0 {
+			w.compare(fmt.Sprintf("step %d, after %s", step, what))
+		}
+	}
+	w.compare("the end")
+}
+
+type world struct {
+	t        *testing.T
+	rnd      *rand.Rand
+	kinds    *resource.Kinds
+	view     *view.View
+	compiler *envoy.Compiler
+	roots    map[resource.Key]*memo.Root[envoy.ProxyConfig]
+	now      map[resource.Key]resource.Resource
+	facts    map[resource.Key]view.Facts
+	statuses map[resource.Key]view.Status
+	version  uint64
+}
+
+func newWorld(t *testing.T, seed uint64) *world {
+	kinds := api.Kinds()
+	v := view.New("east", kinds, policies.All)
+	return &world{
+		t: t, rnd: rand.New(rand.NewPCG(seed, 1)), kinds: kinds, view: v, compiler: envoy.NewCompiler(v),
+		roots: map[resource.Key]*memo.Root[envoy.ProxyConfig]{}, now: map[resource.Key]resource.Resource{},
+		facts: map[resource.Key]view.Facts{}, statuses: map[resource.Key]view.Status{},
+	}
+}
+
+func (w *world) pick(list ...string) string { return list[w.rnd.IntN(len(list))] }
+
+func (w *world) maybe(s string) string {
+	if w.rnd.IntN(2) == 0 {
+		return s
+	}
+	return ""
+}
+
+var (
+	services  = []string{"web", "cart", "pay", "stock", "mail"}
+	protocols = []string{"http", "tcp", "grpc", "http2"}
+)
+
+// change does one random thing and says what.
+func (w *world) change() string {
+	switch w.rnd.IntN(12) {
+	case 0, 1, 2:
+		return w.put(w.dataplane())
+	case 3:
+		return w.put(w.service())
+	case 4:
+		return w.put(w.multiZone())
+	case 5, 6, 7:
+		return w.put(w.policy())
+	case 8:
+		return w.remove()
+	case 9:
+		return w.observe()
+	case 10:
+		return w.derive()
+	default:
+		if w.rnd.IntN(4) > 0 {
+			return w.connect()
+		}
+		return w.put(w.identity())
+	}
+}
+
+func (w *world) dataplane() string {
+	svc := w.pick(services...)
+	name := fmt.Sprintf("%s-%d", svc, w.rnd.IntN(3))
+	inbounds := fmt.Sprintf("{port: 8080, name: main, servicePort: 9080, protocol: %s%s}", w.pick(protocols...), w.maybe(", state: NotReady"))
+	if w.rnd.IntN(3) == 0 {
+		inbounds += fmt.Sprintf(", {port: 8081, servicePort: 9081, protocol: %s%s}", w.pick(protocols...), w.maybe(", state: Ignored"))
+	}
+	mode := w.pick("outboundBlock: 127.7.0.0/16", "outboundBlock: 127.8.0.0/16",
+		"transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001}",
+		"transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001, reachableBackends: {refs: [{kind: MeshService, labels: {kuma.io/display-name: cart}}]}}",
+		"outbound: [{port: 10001, backendRef: {kind: MeshService, name: pay, port: 80}}]")
+	return fmt.Sprintf(`
+type: Dataplane
+mesh: default
+name: %s
+labels: {kuma.io/display-name: %s, kuma.io/zone: east, kuma.io/workload: %s, tier: %s}
+networking: {address: 127.0.%d.1, inbound: [%s], %s}`,
+		name, name, svc, w.pick("gold", "silver"), w.rnd.IntN(3)+1, inbounds, mode)
+}
+
+func (w *world) service() string {
+	name := w.pick(services...)
+	return fmt.Sprintf(`
+type: MeshService
+mesh: default
+name: %s
+labels: {kuma.io/display-name: %s, kuma.io/zone: east, team: %s}
+spec:
+  selector: {dataplaneLabels: {matchLabels: {kuma.io/workload: %s%s}}}
+  ports: [{port: 80, %s targetPort: main, appProtocol: %s}%s]`,
+		name, name, w.pick("a", "b"), name, w.maybe(", tier: gold"), w.maybe("name: main,"), w.pick(protocols...),
+		w.maybe(", {port: 81, targetPort: 8081, appProtocol: tcp}"))
+}
+
+func (w *world) multiZone() string {
+	return fmt.Sprintf(`
+type: MeshMultiZoneService
+mesh: default
+name: all
+labels: {kuma.io/display-name: all}
+spec:
+  selector: {meshService: {matchLabels: {team: %s}}}
+  ports: [{port: 80, name: main, appProtocol: %s}]`, w.pick("a", "b"), w.pick(protocols...))
+}
+
+func (w *world) identity() string {
+	return fmt.Sprintf(`
+type: MeshIdentity
+mesh: default
+name: %s
+labels: {kuma.io/display-name: id}
+spec:
+  selector: {dataplane: {matchLabels: {%s}}}
+  provider: {type: Bundled, bundled: {autogenerate: {enabled: true}}}`, w.pick("id", "other"), w.maybe("tier: gold"))
+}
+
+func (w *world) target() string {
+	return w.pick("", "targetRef: {kind: Mesh}", "targetRef: {kind: Dataplane}",
+		"targetRef: {kind: Dataplane, labels: {kuma.io/workload: "+w.pick(services...)+"}}",
+		"targetRef: {kind: Dataplane, labels: {tier: gold}}")
+}
+
+func (w *world) inboundTarget() string {
+	if w.rnd.IntN(4) == 0 {
+		return "targetRef: {kind: Dataplane, labels: {kuma.io/workload: " + w.pick(services...) + "}, sectionName: main}"
+	}
+	return w.target()
+}
+
+func (w *world) to() string {
+	return w.pick("{kind: Mesh}", "{kind: MeshService, labels: {kuma.io/display-name: "+w.pick(services...)+"}}",
+		"{kind: MeshService, labels: {team: a}, sectionName: main}", "{kind: MeshMultiZoneService, labels: {kuma.io/display-name: all}}",
+		"{kind: MeshService, labels: {kuma.io/display-name: "+w.pick(services...)+"}, sectionName: '80'}")
+}
+
+func (w *world) toOrRoute() string {
+	if w.rnd.IntN(4) == 0 {
+		return "{kind: MeshHTTPRoute, labels: {kuma.io/display-name: " + w.pick("r1", "r2") + "}}"
+	}
+	return w.to()
+}
+
+func (w *world) policy() string {
+	n := w.rnd.IntN(9) + 1
+	name := w.pick("p1", "p2", "p3")
+	var typ, spec string
+	switch w.rnd.IntN(7) {
+	case 0:
+		typ = "MeshTimeout"
+		spec = fmt.Sprintf("%s\n  to: [{targetRef: %s, default: {connectionTimeout: %ds, http: {requestTimeout: %ds}}}]", w.target(), w.toOrRoute(), n, n)
+		if strings.Contains(spec, "MeshHTTPRoute") {
+			spec = strings.Replace(spec, fmt.Sprintf("connectionTimeout: %ds, ", n), "", 1)
+		}
+	case 1:
+		typ = "MeshTimeout"
+		spec = fmt.Sprintf("%s\n  rules: [{default: {http: {requestTimeout: %ds}}}%s]", w.inboundTarget(), n,
+			w.maybe(fmt.Sprintf(", {matches: [{spiffeID: {type: Exact, value: 'spiffe://default.east.mesh.local/workload/%s'}}], default: {http: {requestTimeout: %dms}}}", w.pick(services...), n)))
+	case 2:
+		typ = "MeshRetry"
+		spec = fmt.Sprintf("%s\n  to: [{targetRef: %s, default: {http: {numRetries: %d}}}]", w.target(), w.toOrRoute(), n)
+	case 3:
+		typ = "MeshCircuitBreaker"
+		spec = fmt.Sprintf("%s\n  to: [{targetRef: %s, default: {connectionLimits: {maxConnections: %d}}}]", w.target(), w.to(), n)
+	case 4:
+		typ = "MeshTrafficPermission"
+		spec = fmt.Sprintf("%s\n  rules: [{default: {%s: [{spiffeID: {type: Prefix, value: 'spiffe://default.east.mesh.local/workload/%s'}}]}}]",
+			w.inboundTarget(), w.pick("allow", "deny", "allowWithShadowDeny"), w.pick(services...))
+	case 5:
+		typ = "MeshTLS"
+		spec = fmt.Sprintf("%s\n  rules: [{default: {mode: %s}}]", w.inboundTarget(), w.pick("Strict", "Permissive"))
+	default:
+		typ, name = "MeshHTTPRoute", w.pick("r1", "r2")
+		spec = fmt.Sprintf(`%s
+  to:
+  - targetRef: {kind: MeshService, labels: {kuma.io/display-name: %s}}
+    rules:
+    - matches: [{path: {type: PathPrefix, value: /v%d}}]
+      default: {backendRefs: [{kind: MeshService, labels: {kuma.io/display-name: %s}, port: 80, weight: %d}, {kind: MeshService, labels: {kuma.io/display-name: %s}, port: 80}]}`,
+			w.target(), w.pick(services...), n, w.pick(services...), n, w.pick(services...))
+	}
+	return fmt.Sprintf("\ntype: %s\nmesh: default\nname: %s\nlabels: {kuma.io/display-name: %s, kuma.io/origin: %s%s}\nspec:\n  %s",
+		typ, name, name, w.pick("global", "zone"), w.maybe(", kuma.io/zone: east"), spec)
+}
+
+func (w *world) put(text string) string {
+	w.t.Helper()
+	ds, err := w.kinds.DecodeYAML([]byte(text), true)
+	if err != nil || len(ds) != 1 {
+		w.t.Fatalf("%s\n%v", text, err)
+	}
+	r := ds[0].Resource
+	if k, _ := w.kinds.ByName(r.Type); k.Validate != nil {
+		if err := k.Validate(r).Err(); err != nil {
+			w.t.Fatalf("%s\n%v", text, err)
+		}
+	}
+	w.version++
+	r.Version = w.version
+	w.view.Put(r)
+	w.now[r.Key()] = r
+	return "put " + text
+}
+
+func (w *world) some(typ string) (resource.Key, bool) {
+	var keys []resource.Key
+	for k := range w.now {
+		if typ == "" || k.Type == typ {
+			keys = append(keys, k)
+		}
+	}
+	if len(keys) == 0 {
+		return resource.Key{}, false
+	}
+	slices.SortFunc(keys, resource.Key.Compare)
+	return keys[w.rnd.IntN(len(keys))], true
+}
+
+func (w *world) remove() string {
+	k, ok := w.some("")
+	if !ok {
+		return "nothing"
+	}
+	w.view.Remove(k)
+	delete(w.now, k)
+	return "remove " + k.String()
+}
+
+func (w *world) observe() string {
+	k, ok := w.some(mesh.TypeDataplane)
+	if !ok {
+		return "nothing"
+	}
+	if w.rnd.IntN(3) == 0 {
+		delete(w.facts, k)
+		w.view.SetFacts(k, nil)
+		return "forget " + k.String()
+	}
+	f := view.Facts{Draining: w.rnd.IntN(4) == 0, Inbounds: map[string]mesh.InboundState{
+		w.pick("main", "8081"): mesh.InboundState(w.pick("Ready", "NotReady")),
+	}}
+	w.facts[k] = f
+	w.view.SetFacts(k, &f)
+	return "observe " + k.String()
+}
+
+func (w *world) derive() string {
+	k, ok := w.some(w.pick(mesh.TypeMeshService, mesh.TypeMeshMultiZoneService))
+	if !ok {
+		return "nothing"
+	}
+	st := view.Status{VIPs: []string{fmt.Sprintf("241.0.%d.%d", w.rnd.IntN(3), w.rnd.IntN(200)+1)}, TLSReady: w.rnd.IntN(3) > 0}
+	if w.rnd.IntN(3) == 0 {
+		st.Identities = []string{"spiffe://default.east.mesh.local/workload/" + w.pick(services...)}
+	}
+	w.statuses[k] = st
+	w.view.SetStatus(k, st)
+	return "derive " + k.String()
+}
+
+func (w *world) connect() string {
+	k, ok := w.some(mesh.TypeDataplane)
+	if !ok {
+		return "nothing"
+	}
+	if r := w.roots[k]; r != nil && w.rnd.IntN(3) == 0 {
+		r.Close()
+		delete(w.roots, k)
+		return "disconnect " + k.String()
+	} else if r == nil {
+		w.roots[k] = w.compiler.Proxy(k)
+	}
+	return "connect " + k.String()
+}
+
+func (w *world) compare(when string) {
+	w.t.Helper()
+	w.view.Graph.Settle()
+	v := view.New("east", w.kinds, policies.All)
+	keys := make([]resource.Key, 0, len(w.now))
+	for k := range w.now {
+		keys = append(keys, k) // in random order: the order of arrival must not matter
+	}
+	for _, k := range keys {
+		v.Put(w.now[k])
+	}
+	for k, f := range w.facts {
+		v.SetFacts(k, &f)
+	}
+	for k, s := range w.statuses {
+		v.SetStatus(k, s)
+	}
+	c := envoy.NewCompiler(v)
+	for k, root := range w.roots {
+		got, want := root.Value(), c.Proxy(k).Value()
+		w.equal(when, k, got.Shared, want.Shared)
+		w.equal(when, k, got.Own, want.Own)
+		if len(got.Problems) > 0 {
+			w.t.Fatalf("%s: %s: problems with valid resources: %v", when, k, got.Problems)
+		}
+		w.complete(when, k, got)
+	}
+}
+
+func (w *world) equal(when string, k resource.Key, got, want *envoy.Part) {
+	w.t.Helper()
+	for typ := range envoy.NumTypes {
+		a, b := got.Of(typ), want.Of(typ)
+		if len(a) != len(b) {
+			w.t.Fatalf("%s: %s has %d %s, from scratch %d", when, k, len(a), typ, len(b))
+		}
+		for i := range a {
+			if a[i].Name != b[i].Name || string(a[i].Body()) != string(b[i].Body()) || a[i].Version != b[i].Version {
+				w.t.Fatalf("%s: %s: %s %s differs from %s computed from scratch", when, k, typ, a[i].Name, b[i].Name)
+			}
+		}
+	}
+}
+
+// complete checks that no fragment refers to one that is missing, except clusters of backends that do not exist.
+func (w *world) complete(when string, k resource.Key, cfg envoy.ProxyConfig) {
+	w.t.Helper()
+	table := envoy.Table{Shared: cfg.Shared, Own: cfg.Own}
+	for _, p := range []*envoy.Part{cfg.Shared, cfg.Own} {
+		for typ := range envoy.NumTypes {
+			for _, f := range p.Of(typ) {
+				for _, ref := range f.Refs {
+					if table.Get(ref.Type, ref.Name) == nil {
+						w.t.Fatalf("%s: %s: %s %s needs %s %s, which is missing", when, k, typ, f.Name, ref.Type, ref.Name)
+					}
+				}
+			}
+		}
+	}
+}
