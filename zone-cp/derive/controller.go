@@ -51,6 +51,7 @@ type Controller struct {
 	// Owned by Run.
 	in     Inputs
 	failed map[resource.Key]bool // what the store does not accept, until it changes
+	logged map[Problem]bool      // what the log has said and is still so
 }
 
 const (
@@ -269,34 +270,31 @@ func statusTypeOf(derivedType string) (string, bool) {
 	return typ, ok && typ != derivedType
 }
 
+// observe brings the facts up to an update and says whether they changed.
 func (c *Controller) observe(f factsUpdate) bool {
-	old := c.in.Facts
-	c.in.Facts = make(map[resource.Key]Facts, len(old))
-	if !f.all {
-		for k, v := range old {
-			c.in.Facts[k] = v
+	changed := false
+	if c.in.Facts == nil {
+		c.in.Facts = map[resource.Key]Facts{}
+	}
+	if f.all {
+		for k := range c.in.Facts {
+			if f.changed[k] == nil {
+				delete(c.in.Facts, k)
+				changed = true
+			}
 		}
 	}
-	for k, v := range f.changed {
-		if v == nil {
+	for k, now := range f.changed {
+		old, had := c.in.Facts[k]
+		if now == nil {
 			delete(c.in.Facts, k)
-		} else {
-			c.in.Facts[k] = *v
+			changed = changed || had
+			continue
 		}
+		c.in.Facts[k] = *now
+		changed = changed || !had || !old.Equal(*now)
 	}
-	return !equalFacts(old, c.in.Facts)
-}
-
-func equalFacts(a, b map[resource.Key]Facts) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k, v := range a {
-		if w, ok := b[k]; !ok || !v.Equal(w) {
-			return false
-		}
-	}
-	return true
+	return changed
 }
 
 // reconcile writes what differs and says when to look again although nothing changed.
@@ -305,15 +303,25 @@ func (c *Controller) reconcile(ctx context.Context) (time.Time, error) {
 	c.in.Now = start
 	out := Compute(c.in)
 	c.metrics.computed.Observe(time.Since(start).Seconds())
-	for _, p := range out.Problems {
-		c.cfg.Log.Warn("something cannot be derived", "type", p.Key.Type, "mesh", p.Key.Mesh, "name", p.Key.Name, "reason", p.Reason)
-	}
+	c.logNew(out.Problems)
 	for batch := range slices.Chunk(c.changes(out), maxBatch) {
 		if err := c.write(ctx, batch); err != nil {
 			return time.Time{}, err
 		}
 	}
 	return out.Due, nil
+}
+
+// logNew logs problems once.
+func (c *Controller) logNew(problems []Problem) {
+	known := c.logged
+	c.logged = map[Problem]bool{}
+	for _, p := range problems {
+		c.logged[p] = true
+		if !known[p] {
+			c.cfg.Log.Warn("something cannot be derived", "type", p.Key.Type, "mesh", p.Key.Mesh, "name", p.Key.Name, "reason", p.Reason)
+		}
+	}
 }
 
 // A change is one resource or status to write or delete.

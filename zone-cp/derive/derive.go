@@ -51,7 +51,7 @@ type Inputs struct {
 
 // Reads lists the types of resources that Compute depends on.
 var Reads = []string{
-	mesh.TypeDataplane, mesh.TypeWorkload, mesh.TypeMeshService, mesh.TypeMeshMultiZoneService, mesh.TypeMeshExternalService,
+	mesh.TypeMesh, mesh.TypeDataplane, mesh.TypeWorkload, mesh.TypeMeshService, mesh.TypeMeshMultiZoneService, mesh.TypeMeshExternalService,
 	mesh.TypeHostnameGenerator, mesh.TypeMeshIdentity,
 }
 
@@ -96,8 +96,8 @@ func Compute(in Inputs) Outputs {
 	for _, list := range r.byType {
 		slices.SortFunc(list, func(a, b resource.Resource) int { return a.Key().Compare(b.Key()) })
 	}
-	r.proxies = indexProxies(in.Zone, r.byType[mesh.TypeDataplane])
 	r.generate()
+	r.indexProxies()
 	r.listServices()
 	vips := r.assignVIPs()
 	names := r.assignHostnames()

@@ -30,10 +30,12 @@ type workloadKey struct{ mesh, name string }
 // that no dataplane has implied for the grace period. It only touches what it made itself.
 // On Kubernetes services come from Services instead.
 func (r *run) generate() {
-	members := map[workloadKey][]resource.Resource{}
-	for _, dp := range r.byType[mesh.TypeDataplane] {
+	members := map[workloadKey][]*resource.Resource{}
+	dataplanes := r.byType[mesh.TypeDataplane]
+	for i := range dataplanes {
+		dp := &dataplanes[i]
 		name := dp.Label(resource.LabelWorkload)
-		if _, ok := dp.Spec.(*mesh.Dataplane); !ok || name == "" || !r.local(dp.Meta) {
+		if _, ok := dp.Spec.(*mesh.Dataplane); !ok || name == "" || !r.local(dp.Meta) || !r.meshExists(dp.Mesh) {
 			continue
 		}
 		if len(validation.IsDNS1035Label(name)) > 0 {
@@ -47,8 +49,16 @@ func (r *run) generate() {
 	for _, k := range slices.SortedFunc(maps.Keys(members), compareWorkloads) {
 		offers[k] = r.generateOne(k, members[k])
 	}
+	r.include()
 	r.retire(mesh.TypeWorkload, ManagedByWorkloadGenerator, func(k workloadKey) bool { return len(members[k]) > 0 })
 	r.retire(mesh.TypeMeshService, ManagedByServiceGenerator, func(k workloadKey) bool { return offers[k] })
+}
+
+// meshExists guards against making something in a mesh that has just been deleted with all it held.
+func (r *run) meshExists(name string) bool {
+	k := resource.Key{Type: mesh.TypeMesh, Name: name}
+	_, ok := r.Resources[k]
+	return ok || r.Aside[k]
 }
 
 func compareWorkloads(a, b workloadKey) int {
@@ -56,9 +66,9 @@ func compareWorkloads(a, b workloadKey) int {
 }
 
 // generateOne says whether the dataplanes offer a service.
-func (r *run) generateOne(k workloadKey, members []resource.Resource) bool {
+func (r *run) generateOne(k workloadKey, members []*resource.Resource) bool {
 	r.write(mesh.TypeWorkload, k, ManagedByWorkloadGenerator, func(any) any { return &mesh.Workload{} })
-	members = slices.DeleteFunc(slices.Clone(members), func(dp resource.Resource) bool { return mesh.OnKubernetes(dp.Meta) })
+	members = slices.DeleteFunc(slices.Clone(members), func(dp *resource.Resource) bool { return mesh.OnKubernetes(dp.Meta) })
 	ports, disputes := servicePorts(members)
 	if len(ports) == 0 {
 		return false // a client or gateway offers nothing
@@ -117,20 +127,26 @@ func (r *run) write(typ string, k workloadKey, by string, spec func(old any) any
 		return false
 	}
 	r.out.Put = append(r.out.Put, res)
-	r.replace(res)
 	return true
 }
 
-// replace lets the rest of the computation see a generated resource as it will be.
-func (r *run) replace(res resource.Resource) {
-	list := slices.Clone(r.byType[res.Type])
-	i, found := slices.BinarySearchFunc(list, res.Key(), func(have resource.Resource, k resource.Key) int { return have.Key().Compare(k) })
-	if found {
-		list[i] = res
-	} else {
-		list = slices.Insert(list, i, res)
+// include lets the rest of the computation see generated resources as they will be.
+func (r *run) include() {
+	for _, res := range r.out.Put {
+		list := r.byType[res.Type]
+		i, found := slices.BinarySearchFunc(list, res.Key(), func(have resource.Resource, k resource.Key) int { return have.Key().Compare(k) })
+		if found {
+			list[i] = res
+		}
 	}
-	r.byType[res.Type] = list
+	for _, res := range r.out.Put {
+		if _, exists := r.Resources[res.Key()]; !exists {
+			r.byType[res.Type] = append(r.byType[res.Type], res)
+		}
+	}
+	for _, typ := range []string{mesh.TypeWorkload, mesh.TypeMeshService} {
+		slices.SortFunc(r.byType[typ], func(a, b resource.Resource) int { return a.Key().Compare(b.Key()) })
+	}
 }
 
 // retire notes since when generated resources are unused, and deletes those whose grace period is over.
@@ -193,7 +209,7 @@ type joinedPort struct {
 	by       string
 }
 
-func servicePorts(members []resource.Resource) (ports []mesh.Port, disputes []string) {
+func servicePorts(members []*resource.Resource) (ports []mesh.Port, disputes []string) {
 	j := portJoin{byNumber: map[uint32]joinedPort{}, names: map[string]uint32{}}
 	for _, dp := range members {
 		for _, in := range dp.Spec.(*mesh.Dataplane).ExposedInbounds() {

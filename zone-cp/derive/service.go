@@ -11,46 +11,66 @@ import (
 
 // proxies finds the dataplanes of the zone that a service selects without looking at all of them.
 type proxies struct {
-	byLabel map[proxyLabel][]resource.Resource
-	byName  map[proxyLabel][]resource.Resource
+	byLabel map[proxyLabel][]*resource.Resource
+	byName  map[proxyLabel][]*resource.Resource
 }
 
 type proxyLabel struct{ mesh, label, value string }
 
-func indexProxies(zone string, dataplanes []resource.Resource) proxies {
-	p := proxies{byLabel: map[proxyLabel][]resource.Resource{}, byName: map[proxyLabel][]resource.Resource{}}
-	for _, dp := range dataplanes {
-		if _, ok := dp.Spec.(*mesh.Dataplane); !ok || dp.Zone() != "" && dp.Zone() != zone {
+// indexProxies indexes the labels that services select by, and names when one selects by name.
+func (r *run) indexProxies() {
+	r.proxies = proxies{byLabel: map[proxyLabel][]*resource.Resource{}, byName: map[proxyLabel][]*resource.Resource{}}
+	labels, names := map[string]bool{}, false
+	for _, s := range r.byType[mesh.TypeMeshService] {
+		spec, ok := s.Spec.(*mesh.MeshService)
+		if !ok {
 			continue
 		}
-		for k, v := range dp.Labels {
-			l := proxyLabel{dp.Mesh, k, v}
-			p.byLabel[l] = append(p.byLabel[l], dp)
+		names = names || spec.Selector.DataplaneRef != nil
+		if l := spec.Selector.DataplaneLabels; l != nil {
+			for k := range l.MatchLabels {
+				labels[k] = true
+			}
+		}
+	}
+	dataplanes := r.byType[mesh.TypeDataplane]
+	for i := range dataplanes {
+		dp := &dataplanes[i]
+		if _, ok := dp.Spec.(*mesh.Dataplane); !ok || !r.local(dp.Meta) {
+			continue
+		}
+		for k := range labels {
+			if v, ok := dp.Labels[k]; ok {
+				l := proxyLabel{dp.Mesh, k, v}
+				r.proxies.byLabel[l] = append(r.proxies.byLabel[l], dp)
+			}
+		}
+		if !names {
+			continue
 		}
 		for _, name := range slices.Compact([]string{dp.Name, dp.DisplayName()}) {
 			l := proxyLabel{mesh: dp.Mesh, value: name}
-			p.byName[l] = append(p.byName[l], dp)
+			r.proxies.byName[l] = append(r.proxies.byName[l], dp)
 		}
 	}
-	return p
 }
 
 // selected lists the dataplanes of a service, by key.
-func (p proxies) selected(meshName string, s mesh.DataplaneSelector) []resource.Resource {
+func (p proxies) selected(meshName string, s mesh.DataplaneSelector) []*resource.Resource {
 	switch {
 	case s.DataplaneRef != nil:
 		return p.byName[proxyLabel{mesh: meshName, value: s.DataplaneRef.Name}]
 	case s.DataplaneLabels == nil || len(s.DataplaneLabels.MatchLabels) == 0:
 		return nil
 	}
-	var shortest []resource.Resource
+	var shortest []*resource.Resource
 	found := false
 	for k, v := range s.DataplaneLabels.MatchLabels {
 		if l := p.byLabel[proxyLabel{meshName, k, v}]; !found || len(l) < len(shortest) {
 			shortest, found = l, true
 		}
 	}
-	var out []resource.Resource
+	var out []*resource.Resource
 	for _, dp := range shortest {
 		if s.Selects(dp.Meta) {
 			out = append(out, dp)
@@ -110,6 +130,9 @@ func (r *run) serviceStatus(s resource.Resource, ids identities) *mesh.MeshServi
 	}
 	members := r.proxies.selected(s.Mesh, spec.Selector)
 	st.State = r.state(spec, members, st.State)
+	if st.TLS.Status == "" {
+		st.TLS.Status = mesh.TLSNotReady
+	}
 	if len(members) == 0 {
 		return st // identities stay: the members may come back, and clients should not have to reconnect
 	}
@@ -122,7 +145,7 @@ func (r *run) serviceStatus(s resource.Resource, ids identities) *mesh.MeshServi
 
 // state is Available while an inbound of the service is ready. An inbound with a probe that no agent has reported on yet says nothing:
 // after a restart of the control plane the recorded state stays until agents have spoken.
-func (r *run) state(s *mesh.MeshService, members []resource.Resource, recorded mesh.ServiceState) mesh.ServiceState {
+func (r *run) state(s *mesh.MeshService, members []*resource.Resource, recorded mesh.ServiceState) mesh.ServiceState {
 	unknown := false
 	for _, dp := range members {
 		facts := r.Facts[dp.Key()]
@@ -149,7 +172,7 @@ func (r *run) state(s *mesh.MeshService, members []resource.Resource, recorded m
 	return mesh.Unavailable
 }
 
-func serviceIdentities(ids identities, members []resource.Resource) []mesh.ServiceIdentity {
+func serviceIdentities(ids identities, members []*resource.Resource) []mesh.ServiceIdentity {
 	var names []string
 	for _, dp := range members {
 		if name := ids.of(dp.Meta); name != "" {
@@ -164,7 +187,7 @@ func serviceIdentities(ids identities, members []resource.Resource) []mesh.Servi
 	return out
 }
 
-func (r *run) tls(members []resource.Resource) mesh.TLSReadiness {
+func (r *run) tls(members []*resource.Resource) mesh.TLSReadiness {
 	for _, dp := range members {
 		if !r.Facts[dp.Key()].Issued {
 			return mesh.TLSNotReady
