@@ -46,11 +46,14 @@ type HTTP struct {
 	RequestHeadersTimeout *policy.Duration `json:"requestHeadersTimeout,omitempty"`
 }
 
+// DefaultRequest is the request timeout of clients where no policy sets one.
+const DefaultRequest = 15 * time.Second
+
 // base is in force where no policy says anything. Request timeouts are written out even when there is none,
 // because Envoy takes 15s for silence.
 func base(d proxy.Direction, protocol string) Conf {
 	c := Conf{ConnectionTimeout: after(5 * time.Second), IdleTimeout: after(time.Hour)}
-	h := &HTTP{RequestTimeout: after(15 * time.Second), StreamIdleTimeout: after(30 * time.Minute)}
+	h := &HTTP{RequestTimeout: after(DefaultRequest), StreamIdleTimeout: after(30 * time.Minute)}
 	if d == proxy.Inbound {
 		c = Conf{ConnectionTimeout: after(10 * time.Second), IdleTimeout: after(2 * time.Hour)}
 		h = &HTTP{RequestTimeout: after(0), StreamIdleTimeout: after(time.Hour)}
@@ -97,10 +100,8 @@ func check(at resource.Path, c Conf, where policy.Where) resource.Problems {
 		}
 		set++
 		field := at.Field(s.field)
-		switch {
-		case s.value.Duration < 0:
-			ps.Add(field, "must not be negative")
-		case s.value.Duration == 0 && s.field == "connectionTimeout":
+		ps.Append(policy.CheckNotNegative(field, s.value))
+		if s.value.Duration == 0 && s.field == "connectionTimeout" {
 			ps.Add(field, "must be above 0s; without a limit a dead host would be waited for forever")
 		}
 		if reason := perRequestOnly(where); reason != "" && !s.perReq {
