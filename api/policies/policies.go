@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/causeway-mesh/causeway/api/policies/circuitbreaker"
+	"github.com/causeway-mesh/causeway/api/policies/retry"
 	"github.com/causeway-mesh/causeway/api/policies/timeout"
 	"github.com/causeway-mesh/causeway/api/policies/tls"
 	"github.com/causeway-mesh/causeway/api/policies/trafficpermission"
@@ -19,6 +21,8 @@ var All = []policy.Policy{
 	tls.Policy,
 	timeout.Policy,
 	trafficpermission.Policy,
+	circuitbreaker.Policy,
+	retry.Policy,
 }
 
 // Kinds lists the policies as resource kinds.
@@ -39,6 +43,8 @@ func Defaults(mesh string, skip []string) ([]resource.Resource, error) {
 	}{
 		{timeout.Policy.Name, "mesh-timeout-all-", receiving},
 		{timeout.Policy.Name, "mesh-timeout-to-all-", toAll(sending)},
+		{circuitbreaker.Policy.Name, "mesh-circuit-breaker-all-", toAll(limits)},
+		{retry.Policy.Name, "mesh-retry-all-", toAll(retry.Default())},
 	} {
 		if slices.Contains(skip, d.kind) || slices.Contains(skip, "*") {
 			continue
@@ -66,8 +72,13 @@ var receiving = &policy.Spec[timeout.Conf]{Rules: []policy.Rule[timeout.Conf]{{D
 	},
 }}}}
 
+// sending sets no request timeout: the policy has a default of its own, which spares grpc, and this would not.
 var sending = timeout.Conf{
 	ConnectionTimeout: after(5 * time.Second),
 	IdleTimeout:       after(time.Hour),
-	HTTP:              &timeout.HTTP{RequestTimeout: after(15 * time.Second), StreamIdleTimeout: after(30 * time.Minute)},
+	HTTP:              &timeout.HTTP{StreamIdleTimeout: after(30 * time.Minute)},
 }
+
+var limits = circuitbreaker.Conf{ConnectionLimits: &circuitbreaker.ConnectionLimits{
+	MaxConnections: new(uint32(1024)), MaxPendingRequests: new(uint32(1024)), MaxRequests: new(uint32(1024)), MaxRetries: new(uint32(3)),
+}}
