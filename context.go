@@ -138,8 +138,11 @@ func (c *connection) resolve(p *program) error {
 		into *string
 		name string
 	}{
-		{&c.context, "CAUSEWAY_CONTEXT"}, {&c.Server, "CAUSEWAY_SERVER"}, {&c.CAFile, "CAUSEWAY_CA_FILE"},
-		{&c.TokenFile, "CAUSEWAY_TOKEN_FILE"}, {&c.Mesh, "CAUSEWAY_MESH"},
+		{&c.context, "CAUSEWAY_CONTEXT"},
+		{&c.Server, "CAUSEWAY_SERVER"},
+		{&c.CAFile, "CAUSEWAY_CA_FILE"},
+		{&c.TokenFile, "CAUSEWAY_TOKEN_FILE"},
+		{&c.Mesh, "CAUSEWAY_MESH"},
 	} {
 		if *e.into == "" {
 			*e.into = p.env(e.name)
@@ -164,8 +167,10 @@ func (c *connection) resolve(p *program) error {
 		c.Mesh = "default"
 	}
 	if c.Server == "" {
-		return hintError{usageError{errors.New("no control plane is named"), "causeway context"},
-			"causeway context add NAME --server https://HOST:5682 --ca-file FILE --token-file FILE"}
+		return hintError{
+			usageError{errors.New("no control plane is named"), "causeway context"},
+			"causeway context add NAME --server https://HOST:5682 --ca-file FILE --token-file FILE",
+		}
 	}
 	return nil
 }

@@ -93,32 +93,50 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 		sources settings.Sources
 		want    []string
 	}{
-		{"unknown in file", settings.Sources{File: []byte("store:\n  postgress: {dsn: x}\n")},
-			[]string{`store.postgress: unknown setting, did you mean "postgres"? (zone.yaml:2)`}},
+		{
+			"unknown in file",
+			settings.Sources{File: []byte("store:\n  postgress: {dsn: x}\n")},
+			[]string{`store.postgress: unknown setting, did you mean "postgres"? (zone.yaml:2)`},
+		},
 		{"unknown at top", settings.Sources{File: []byte("drian: 1s\n")}, []string{`drian: unknown setting, did you mean "drain"? (zone.yaml:1)`}},
-		{"unknown in environment", settings.Sources{Environ: []string{"CAUSEWAY_STORE_POSTGRES_DNS=x"}},
-			[]string{`CAUSEWAY_STORE_POSTGRES_DNS: unknown setting in the environment, did you mean "CAUSEWAY_STORE_POSTGRES_DSN"?`}},
+		{
+			"unknown in environment",
+			settings.Sources{Environ: []string{"CAUSEWAY_STORE_POSTGRES_DNS=x"}},
+			[]string{`CAUSEWAY_STORE_POSTGRES_DNS: unknown setting in the environment, did you mean "CAUSEWAY_STORE_POSTGRES_DSN"?`},
+		},
 		{"unknown flag", settings.Sources{Flags: map[string]string{"dran": "1s"}}, []string{`--dran: unknown flag, did you mean "drain"?`}},
-		{"everything at once", settings.Sources{File: []byte("dnsPort: 70000\ndebug: yes\n"), Environ: []string{"CAUSEWAY_DRAIN=10"}, Flags: map[string]string{"labels": "team"}},
+		{
+			"everything at once",
+			settings.Sources{File: []byte("dnsPort: 70000\ndebug: yes\n"), Environ: []string{"CAUSEWAY_DRAIN=10"}, Flags: map[string]string{"labels": "team"}},
 			[]string{
 				`dnsPort: "70000" is out of range (zone.yaml:1)`,
 				`debug: must be true or false, not "yes" (zone.yaml:2)`,
 				`CAUSEWAY_DRAIN: must be a duration such as 500ms, 10s or 1h30m, not "10"`,
 				`--labels: must be key=value pairs separated by commas, not "team"`,
-			}},
+			},
+		},
 		{"twice", settings.Sources{File: []byte("name: a\nname: b\n")}, []string{`name: is given twice (zone.yaml:2)`}},
 		{"scalar for object", settings.Sources{File: []byte("store: postgres\n")}, []string{`store: must be an object of settings (zone.yaml:1)`}},
 		{"object for scalar", settings.Sources{File: []byte("name: {a: b}\n")}, []string{`name: must be a text (zone.yaml:1)`}},
 		{"list as document", settings.Sources{File: []byte("- a\n")}, []string{`zone.yaml: must be an object of settings (zone.yaml:1)`}},
 		{"nested list", settings.Sources{File: []byte("addresses: [[a]]\n")}, []string{`addresses: must be a list of plain values (zone.yaml:1)`}},
-		{"two documents", settings.Sources{File: []byte("name: a\n---\nname: b\n")},
-			[]string{`zone.yaml: must hold one document; the settings of one process are one file`}},
+		{
+			"two documents",
+			settings.Sources{File: []byte("name: a\n---\nname: b\n")},
+			[]string{`zone.yaml: must hold one document; the settings of one process are one file`},
+		},
 		{"alias", settings.Sources{File: []byte("store: &a {kind: x}\nlabels: {}\n")}, nil},
 		{"as a whole, set", settings.Sources{Environ: []string{"CAUSEWAY_DRAIN=-1s"}}, []string{`drain: must not be negative (set by CAUSEWAY_DRAIN)`}},
-		{"as a whole, missing", settings.Sources{File: []byte("store: {kind: postgres}\n")},
-			[]string{`store.postgres.dsn: must be set with store.kind postgres (set it with --store-postgres-dsn or CAUSEWAY_STORE_POSTGRES_DSN)`}},
-		{"secret file missing", settings.Sources{Flags: map[string]string{"store-postgres-dsn-file": "/nowhere/dsn"}, ReadFile: os.ReadFile},
-			[]string{`--store-postgres-dsn-file: cannot be read: open /nowhere/dsn: no such file or directory`}},
+		{
+			"as a whole, missing",
+			settings.Sources{File: []byte("store: {kind: postgres}\n")},
+			[]string{`store.postgres.dsn: must be set with store.kind postgres (set it with --store-postgres-dsn or CAUSEWAY_STORE_POSTGRES_DSN)`},
+		},
+		{
+			"secret file missing",
+			settings.Sources{Flags: map[string]string{"store-postgres-dsn-file": "/nowhere/dsn"}, ReadFile: os.ReadFile},
+			[]string{`--store-postgres-dsn-file: cannot be read: open /nowhere/dsn: no such file or directory`},
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := defaults()

@@ -140,8 +140,10 @@ func TestGeneratedFilesAreFresh(t *testing.T) {
 	}
 	out := t.TempDir()
 	for _, f := range protos {
-		args := []string{"-I", filepath.Join(root, filepath.Dir(f)), "--go_out=" + out, "--go_opt=paths=source_relative",
-			"--go-grpc_out=" + out, "--go-grpc_opt=paths=source_relative"}
+		args := []string{
+			"-I", filepath.Join(root, filepath.Dir(f)), "--go_out=" + out, "--go_opt=paths=source_relative",
+			"--go-grpc_out=" + out, "--go-grpc_opt=paths=source_relative",
+		}
 		for _, plugin := range []string{"protoc-gen-go", "protoc-gen-go-grpc"} {
 			args = append(args, "--plugin="+plugin+"="+tool(t, plugin))
 		}

@@ -67,10 +67,10 @@ var rules = []rule{
 	{why: "what only tests need is not shipped", from: []string{"..."}, except: []string{"test/...", "store/storetest"}, never: []string{"test/...", "store/storetest", "testing"}, direct: true},
 	{why: "only the command files know of a command line", from: []string{"..."}, except: []string{""}, never: []string{"github.com/spf13/...", "flag"}, direct: true},
 	{
-		why:  "the core is pure: values in, values out",
+		why:  "the core is pure: values in, values out (how a secret prints in a log is a value's business, so log/slog may be named)",
 		from: pure, direct: true,
 		never: []string{
-			"os", "os/...", "io/ioutil", "net", "net/http", "log", "log/slog", "database/sql", "math/rand", "math/rand/v2", "crypto/rand",
+			"os", "os/...", "io/ioutil", "net", "net/http", "log", "database/sql", "math/rand", "math/rand/v2", "crypto/rand",
 			"google.golang.org/grpc", "github.com/prometheus/client_golang/...", "embed",
 		},
 	},
@@ -162,7 +162,7 @@ func TestRulesCatchViolations(t *testing.T) {
 		{"api/rest", module + "/store/catalog", false},
 		{"api/rest", module + "/store/postgres", true},
 		{"api/mesh", "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3", true},
-		{"api/policies/timeout", "log/slog", true},
+		{"api/policies/timeout", "net/http", true},
 		{"zone-cp/push", module + "/dataplane/envoy", true},
 		{"zone-cp/push", module + "/store/embedded", true},
 		{"zone-cp/zonecp", module + "/store/embedded", false},
