@@ -30,7 +30,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	"sigs.k8s.io/yaml"
 
-	"github.com/causeway-mesh/causeway/api/agentapi"
+	"github.com/causeway-mesh/causeway/api/envoy"
 	"github.com/causeway-mesh/causeway/api/resource"
 )
 
@@ -159,11 +159,12 @@ func dynamicResources() *bootstrapv3.Bootstrap_DynamicResources {
 			SetNodeOnFirstMessageOnly: true,
 			GrpcServices: []*corev3.GrpcService{{
 				TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{
-					ClusterName: agentapi.AgentCluster,
-					// The agent holds the stream while it looks for a zone, so retries only bridge the agent's own restart.
+					ClusterName: envoy.AgentCluster,
+					// Without a bound Envoy's waits double up to 30 seconds after streams on which it heard nothing. The agent
+					// holds a stream while it looks for a zone, so retries only bridge the agent's own restart and a lost zone.
 					RetryPolicy: &corev3.RetryPolicy{RetryBackOff: &corev3.BackoffStrategy{
-						BaseInterval: durationpb.New(100 * time.Millisecond),
-						MaxInterval:  durationpb.New(time.Second),
+						BaseInterval: durationpb.New(20 * time.Millisecond),
+						MaxInterval:  durationpb.New(200 * time.Millisecond),
 					}},
 				}},
 			}},
@@ -194,7 +195,7 @@ func (p Params) agentCluster() (*clusterv3.Cluster, error) {
 	}
 	unlimited := wrapperspb.UInt32(math.MaxUint32)
 	return &clusterv3.Cluster{
-		Name:                 agentapi.AgentCluster,
+		Name:                 envoy.AgentCluster,
 		ConnectTimeout:       durationpb.New(time.Second),
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
@@ -204,7 +205,7 @@ func (p Params) agentCluster() (*clusterv3.Cluster, error) {
 			"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options,
 		},
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{
-			ClusterName: agentapi.AgentCluster,
+			ClusterName: envoy.AgentCluster,
 			Endpoints: []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{{
 				HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: pipe(p.Agent, 0)}},
 			}}}},

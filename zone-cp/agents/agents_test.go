@@ -496,7 +496,7 @@ func TestEnrollmentIsRefused(t *testing.T) {
 		code  codes.Code
 		want  []string
 	}{
-		"no token":      {"", nothing, codes.Unauthenticated, []string{"causeway token dataplane"}},
+		"no token":      {"", nothing, codes.Unauthenticated, []string{"causeway token create dataplane"}},
 		"garbage token": {"hello", nothing, codes.Unauthenticated, []string{"not a JWT"}},
 		"expired":       {expired, nothing, codes.Unauthenticated, []string{"expired 2h"}},
 		"expired and clock behind": {expired, func(r *agentapi.EnrollRequest) { r.ClockMs = time.Now().Add(-2*time.Hour - time.Minute).UnixMilli() },

@@ -126,7 +126,7 @@ func (s *Service) grant(ctx context.Context, in *agentapi.EnrollRequest) (identi
 	md, _ := metadata.FromIncomingContext(ctx)
 	values := md.Get("authorization")
 	if len(values) != 1 {
-		return identity.Grant{}, refuse(codes.Unauthenticated, "a dataplane token is needed; issue one with `causeway token dataplane`")
+		return identity.Grant{}, refuse(codes.Unauthenticated, "a dataplane token is needed; issue one with `causeway token create dataplane`")
 	}
 	bearer, ok := strings.CutPrefix(values[0], "Bearer ")
 	if !ok {
