@@ -129,8 +129,10 @@ func (c *Compiler) httpFilterOf(l proxy.Listener, routes string, cs []conf, more
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{
 			RouteConfigName: routes, ConfigSource: overADS(),
 		}},
-		InternalAddressConfig: &hcmv3.HttpConnectionManager_InternalAddressConfig{UnixSockets: true},
-		HttpFilters:           slices.Clone(more),
+		// A client's connection to its proxy may idle as long as it likes; idle connections are ended on the cluster side.
+		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{IdleTimeout: durationpb.New(0)},
+		InternalAddressConfig:     &hcmv3.HttpConnectionManager_InternalAddressConfig{UnixSockets: true},
+		HttpFilters:               slices.Clone(more),
 	}
 	edit(m)
 	if l.Protocol == mesh.GRPC {

@@ -22,9 +22,8 @@ var hooks = policy.Hooks[Conf]{
 		Fields: []string{"http.requestTimeout", "http.streamIdleTimeout"},
 		Apply:  editRoute,
 	},
-	// The idle timeout is listed so that the hook runs wherever one is in force; the bytes do not depend on its value.
 	HTTP: policy.Hook[func(Conf, proxy.Listener, *hcmv3.HttpConnectionManager)]{
-		Fields: []string{"idleTimeout", "http.requestHeadersTimeout"},
+		Fields: []string{"http.requestHeadersTimeout"},
 		Apply:  editHTTP,
 	},
 	TCP: policy.Hook[func(Conf, proxy.Listener, *tcpproxyv3.TcpProxy)]{
@@ -68,13 +67,8 @@ func editRoute(c Conf, _ proxy.Route, m *routev3.Route) {
 	action.IdleTimeout = c.HTTP.StreamIdleTimeout.Proto()
 }
 
-// editHTTP leaves idle connections to the cluster side: a client's connection to its own proxy may idle as long as it likes.
 func editHTTP(c Conf, _ proxy.Listener, m *hcmv3.HttpConnectionManager) {
-	if m.CommonHttpProtocolOptions == nil {
-		m.CommonHttpProtocolOptions = &corev3.HttpProtocolOptions{}
-	}
-	m.CommonHttpProtocolOptions.IdleTimeout = durationpb.New(0)
-	if c.HTTP != nil && c.HTTP.RequestHeadersTimeout != nil {
+	if c.HTTP != nil {
 		m.RequestHeadersTimeout = c.HTTP.RequestHeadersTimeout.Proto()
 	}
 }

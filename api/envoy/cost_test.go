@@ -1,0 +1,171 @@
+package envoy_test
+
+import (
+	"fmt"
+	"maps"
+	"testing"
+
+	"github.com/causeway-mesh/causeway/api"
+	"github.com/causeway-mesh/causeway/api/envoy"
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policies"
+	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/api/view"
+)
+
+// fragments are the computations that make Envoy resources; the rest finds out which are needed.
+var fragments = []string{"cluster", "assignment", "route", "outboundListener", "inboundListener", "inboundRoute", "workload", "extension"}
+
+// TestCostFollowsTheChange counts the fragments that each kind of change recomputes, in a mesh of 40 services and 60 proxies of
+// two classes. The counts must not depend on the number of proxies or classes that the change does not concern.
+func TestCostFollowsTheChange(t *testing.T) {
+	const services, proxies, classes = 40, 60, 2 // clusters differ by class, routes and listeners do not
+	w := newMesh(t, services, proxies)
+	for _, c := range []struct {
+		name   string
+		change func()
+		want   map[string]uint64
+	}{
+		{"an endpoint becomes unready", func() {
+			w.view.SetFacts(w.key("svc-3", 0), &view.Facts{Inbounds: map[string]mesh.InboundState{"http": mesh.StateNotReady}})
+		}, map[string]uint64{"assignment": 1}},
+		{"an endpoint is added", func() { w.put(dataplaneOf("svc-3", 99)) }, map[string]uint64{"assignment": 1}},
+		{"a timeout of one service, on routes", func() {
+			w.put(timeoutOf("one", "{kind: MeshService, labels: {kuma.io/display-name: svc-5}}", "http: {requestTimeout: 3s}"))
+		}, map[string]uint64{"route": 1}},
+		{"the same timeout with another value", func() {
+			w.put(timeoutOf("one", "{kind: MeshService, labels: {kuma.io/display-name: svc-5}}", "http: {requestTimeout: 4s}"))
+		}, map[string]uint64{"route": 1}},
+		{"a timeout of one service, in its cluster", func() {
+			w.put(timeoutOf("one", "{kind: MeshService, labels: {kuma.io/display-name: svc-5}}", "connectionTimeout: 4s"))
+		}, map[string]uint64{"route": 1, "cluster": classes}}, // the route loses what the former edit gave it
+		{"a request timeout of the whole mesh", func() {
+			w.put(timeoutOf("all", "{kind: Mesh}", "http: {requestTimeout: 9s}"))
+		}, map[string]uint64{"route": services}},
+		{"a service is added", func() { w.put(serviceOf("svc-new")) }, map[string]uint64{"cluster": classes, "assignment": 1, "route": 1}},
+		{"it gets its address", func() {
+			w.view.SetStatus(resource.Key{Type: mesh.TypeMeshService, Mesh: "default", Name: "svc-new"}, view.Status{VIPs: []string{"241.0.9.9"}})
+		}, map[string]uint64{"outboundListener": 1}},
+		{"an unrelated secret", func() {
+			w.put("type: Secret\nmesh: default\nname: other\ndata: aGVsbG8=")
+		}, nil},
+		{"a permission of one workload", func() {
+			w.put(`type: MeshTrafficPermission
+mesh: default
+name: p
+spec:
+  targetRef: {kind: Dataplane, labels: {kuma.io/workload: svc-0}}
+  rules: [{default: {allow: [{spiffeID: {type: Exact, value: "spiffe://default.east.mesh.local/workload/svc-1"}}]}}]`)
+		}, map[string]uint64{"extension": 1}},
+		{"the permission is edited", func() {
+			w.put(`type: MeshTrafficPermission
+mesh: default
+name: p
+spec:
+  targetRef: {kind: Dataplane, labels: {kuma.io/workload: svc-0}}
+  rules: [{default: {allow: [{spiffeID: {type: Exact, value: "spiffe://default.east.mesh.local/workload/svc-2"}}]}}]`)
+		}, map[string]uint64{"extension": 1}},
+	} {
+		before := w.view.Graph.Recomputed()
+		c.change()
+		w.view.Graph.Settle()
+		got := map[string]uint64{}
+		for _, f := range fragments {
+			if n := w.view.Graph.Recomputed()[f] - before[f]; n > 0 {
+				got[f] = n
+			}
+		}
+		if !maps.Equal(got, c.want) && len(got)+len(c.want) > 0 {
+			t.Errorf("%s: recomputed %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+type testMesh struct {
+	t       testing.TB
+	kinds   *resource.Kinds
+	view    *view.View
+	version uint64
+}
+
+func newMesh(t testing.TB, services, proxies int) *testMesh {
+	kinds := api.Kinds()
+	w := &testMesh{t: t, kinds: kinds, view: view.New("east", kinds, policies.All)}
+	w.put(`type: MeshIdentity
+mesh: default
+name: identity
+spec:
+  selector: {dataplane: {matchLabels: {}}}
+  provider: {type: Bundled, bundled: {autogenerate: {enabled: true}}}`)
+	// The policies give classes of proxies, which differ in their clusters.
+	for i := range 2 {
+		w.put(fmt.Sprintf(`type: MeshTimeout
+mesh: default
+name: tier-%d
+spec:
+  targetRef: {kind: Dataplane, labels: {tier: "%d"}}
+  to: [{targetRef: {kind: Mesh}, default: {idleTimeout: 3%dm}}]`, i, i, i))
+	}
+	for i := range services {
+		name := fmt.Sprintf("svc-%d", i)
+		r := w.put(serviceOf(name))
+		w.view.SetStatus(r.Key(), view.Status{VIPs: []string{fmt.Sprintf("241.0.0.%d", i+1)}, TLSReady: true})
+	}
+	c := envoy.NewCompiler(w.view)
+	for i := range proxies {
+		svc := fmt.Sprintf("svc-%d", i%services)
+		w.put(dataplaneOf(svc, i/services))
+	}
+	for i := range proxies {
+		c.Proxy(w.key(fmt.Sprintf("svc-%d", i%services), i/services))
+	}
+	w.view.Graph.Settle()
+	return w
+}
+
+func (w *testMesh) key(svc string, n int) resource.Key {
+	return resource.Key{Type: mesh.TypeDataplane, Mesh: "default", Name: fmt.Sprintf("%s-%d", svc, n)}
+}
+
+func (w *testMesh) put(text string) resource.Resource {
+	w.t.Helper()
+	ds, err := w.kinds.DecodeYAML([]byte(text), true)
+	if err != nil || len(ds) != 1 {
+		w.t.Fatalf("%s\n%v", text, err)
+	}
+	r := ds[0].Resource
+	labels := map[string]string{resource.LabelDisplayName: r.Name, resource.LabelZone: "east"}
+	maps.Copy(labels, r.Labels)
+	if k, _ := w.kinds.ByName(r.Type); k.Policy != nil {
+		delete(labels, resource.LabelZone)
+	}
+	r.Labels = labels
+	w.version++
+	r.Version = w.version
+	w.view.Put(r)
+	return r
+}
+
+func dataplaneOf(svc string, n int) string {
+	return fmt.Sprintf(`type: Dataplane
+mesh: default
+name: %s-%d
+labels: {kuma.io/workload: %s, tier: "%d"}
+networking:
+  address: 127.1.%d.1
+  outboundBlock: 127.%d.0.0/16
+  inbound: [{name: http, port: 8080, servicePort: 9080, protocol: http}]`, svc, n, svc, n%2, n, 2+n%200)
+}
+
+func serviceOf(name string) string {
+	return fmt.Sprintf(`type: MeshService
+mesh: default
+name: %s
+spec:
+  selector: {dataplaneLabels: {matchLabels: {kuma.io/workload: %s}}}
+  ports: [{name: http, port: 8080, targetPort: http, appProtocol: http}]`, name, name)
+}
+
+func timeoutOf(name, to, conf string) string {
+	return fmt.Sprintf("type: MeshTimeout\nmesh: default\nname: %s\nspec:\n  to: [{targetRef: %s, default: {%s}}]", name, to, conf)
+}
