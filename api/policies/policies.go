@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/api/policies/circuitbreaker"
+	"github.com/causeway-mesh/causeway/api/policies/httproute"
 	"github.com/causeway-mesh/causeway/api/policies/retry"
 	"github.com/causeway-mesh/causeway/api/policies/timeout"
 	"github.com/causeway-mesh/causeway/api/policies/tls"
@@ -18,6 +19,7 @@ import (
 
 // All lists every policy. Later ones see what earlier ones did.
 var All = []policy.Policy{
+	httproute.Policy,
 	tls.Policy,
 	timeout.Policy,
 	trafficpermission.Policy,

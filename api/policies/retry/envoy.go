@@ -195,4 +195,3 @@ func tags(m map[string]string) *corev3.Metadata {
 	}
 	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"envoy.lb": s}}
 }
-
