@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -227,29 +228,33 @@ func TestUnusedServicesGoAfterTheGracePeriod(t *testing.T) {
 func TestWritesAreTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := &troubled{Store: memory.New()}
-		attempts := 0
+		var attempts atomic.Int32
 		st.trouble(func(store.Batch) error {
-			attempts++
-			if attempts <= 5 {
+			if attempts.Add(1) <= 5 {
 				return fmt.Errorf("commit: %w", store.ErrUnavailable)
 			}
 			return nil
 		})
 		f := start(t, st, nil)
 		f.put(theMesh(), theDataplane("web-1"))
-		if _, ok := f.service("web"); ok || attempts != 1 {
-			t.Fatalf("%d attempts at once", attempts)
+		if _, ok := f.service("web"); ok || attempts.Load() != 1 {
+			t.Fatalf("%d attempts at once", attempts.Load())
 		}
 		for i := range 20 { // events do not shorten the wait
 			f.observe(map[resource.Key]*Facts{key(mesh.TypeDataplane, "web-1"): {Issued: i%2 == 0}})
 		}
-		if attempts != 1 {
-			t.Errorf("%d attempts without waiting", attempts)
+		if n := attempts.Load(); n != 1 {
+			t.Errorf("%d attempts without waiting", n)
 		}
-		time.Sleep(100*time.Millisecond + 200*time.Millisecond + 400*time.Millisecond + 800*time.Millisecond + 1600*time.Millisecond)
+		time.Sleep(100*time.Millisecond + 200*time.Millisecond)
 		synctest.Wait()
-		if _, ok := f.service("web"); !ok || attempts != 6 {
-			t.Errorf("after %d attempts the service exists: %v", attempts, ok)
+		if n := attempts.Load(); n != 3 {
+			t.Errorf("%d attempts after 300ms, each wait is twice the last", n)
+		}
+		time.Sleep(400*time.Millisecond + 800*time.Millisecond + 1600*time.Millisecond)
+		synctest.Wait()
+		if _, ok := f.service("web"); !ok || attempts.Load() != 6 {
+			t.Errorf("after %d attempts the service exists: %v", attempts.Load(), ok)
 		}
 		if n := counter(t, f.reg, "causeway_derive_failures_total"); n != 5 {
 			t.Errorf("%v failures counted", n)
@@ -306,9 +311,11 @@ func TestSomebodyElseWritesAtTheSameTime(t *testing.T) {
 func TestOneRefusedRecordHurtsOnlyItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := &troubled{Store: memory.New()}
+		var refusals atomic.Int32
 		st.trouble(func(b store.Batch) error {
 			for _, op := range b.Ops {
 				if op.Object.Type == "status/MeshService" && op.Object.Name == "b" {
+					refusals.Add(1)
 					return fmt.Errorf("too large: %w", store.ErrInvalid)
 				}
 			}
@@ -324,6 +331,11 @@ func TestOneRefusedRecordHurtsOnlyItself(t *testing.T) {
 			if _, ok := f.service(name); ok != want {
 				t.Errorf("status of %s exists: %v", name, ok)
 			}
+		}
+		before := refusals.Load()
+		f.put(theDataplane("web-1"))
+		if refusals.Load() != before {
+			t.Error("what was refused is tried again although it did not change")
 		}
 		st.trouble(nil)
 		f.put(list[2]) // changed, so it is tried again

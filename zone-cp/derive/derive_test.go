@@ -435,6 +435,64 @@ func TestAddressesFillTheFirstBlockFirst(t *testing.T) {
 	}
 }
 
+func (z *zone) service(t *testing.T, name string, created time.Time) resource.Key {
+	t.Helper()
+	m := resource.Meta{Type: mesh.TypeMeshService, Mesh: "default", Name: name}
+	m.Labels = stamp(m, z.Zone, z.Env)
+	r := built(m, &mesh.MeshService{Ports: []mesh.Port{{Port: 80}}})
+	z.put(t, r, created)
+	return r.Key()
+}
+
+func withVIP(ip string) *mesh.MeshServiceStatus {
+	return &mesh.MeshServiceStatus{VIPs: []mesh.VIP{{IP: ip}}}
+}
+
+// TestRecordedAddresses: one that cannot be used is replaced, and nothing else moves.
+func TestRecordedAddresses(t *testing.T) {
+	z := newZone()
+	web := z.service(t, "web", epoch)
+	free := vipOf(Compute(z.Inputs).Statuses[web])
+	other := resource.Key{Type: mesh.TypeMeshService, Mesh: "default", Name: "other"}
+
+	t.Run("of a service that cannot be read", func(t *testing.T) {
+		z.Statuses, z.Aside = map[resource.Key]any{other: withVIP(free)}, map[resource.Key]bool{other: true}
+		if got := vipOf(Compute(z.Inputs).Statuses[web]); got == free || got == "" {
+			t.Errorf("web got %q, which belongs to a service that exists", got)
+		}
+		z.Aside = map[resource.Key]bool{}
+	})
+	t.Run("twice the same", func(t *testing.T) {
+		z.service(t, "other", epoch.Add(-time.Hour))
+		z.Statuses = map[resource.Key]any{web: withVIP("241.9.9.9"), other: withVIP("241.9.9.9")}
+		out := Compute(z.Inputs).Statuses
+		if vipOf(out[other]) != "241.9.9.9" || vipOf(out[web]) != free {
+			t.Errorf("the older has %s, the younger %s", vipOf(out[other]), vipOf(out[web]))
+		}
+	})
+	for _, bad := range []string{"10.0.0.1", "nonsense", "242.0.128.1", "::1"} {
+		t.Run(bad, func(t *testing.T) {
+			z.Statuses = map[resource.Key]any{web: withVIP(bad), other: withVIP("241.7.7.7")}
+			out := Compute(z.Inputs).Statuses
+			if vipOf(out[web]) != free || vipOf(out[other]) != "241.7.7.7" {
+				t.Errorf("web has %s, other %s", vipOf(out[web]), vipOf(out[other]))
+			}
+		})
+	}
+}
+
+// TestClocksGoBack: a time in the future starts the grace period anew instead of extending it without end.
+func TestClocksGoBack(t *testing.T) {
+	z := newZone()
+	key := z.service(t, "web", epoch)
+	r := z.Resources[key]
+	r.Labels[resource.LabelManagedBy] = ManagedByServiceGenerator
+	z.Statuses[key] = &mesh.MeshServiceStatus{UnusedSince: epoch.Add(24 * 365 * time.Hour)}
+	if due := Compute(z.Inputs).Due; !due.Equal(epoch.Add(time.Hour)) {
+		t.Errorf("due at %s", due)
+	}
+}
+
 func BenchmarkCompute(b *testing.B) {
 	z := newZone()
 	put := func(m resource.Meta, spec any) {
