@@ -1,0 +1,136 @@
+package xds
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/causeway-mesh/causeway/api/envoy"
+)
+
+// reject takes a NACK. Envoy refuses a response as a whole, with one text. Of clusters and listeners it has applied the good
+// ones, of the other types those before the bad one in an order of its own, so nobody knows what runs: all of them have to
+// go again. The culprits are looked for by sending suspects apart, and what is above suspicion first.
+func (s *Session) reject(c *channel, f *flight, text string) {
+	s.nacks++
+	c.flight = nil
+	for x := range f.fragments {
+		h := c.holds(x.Name)
+		for _, ref := range x.Refs {
+			if !needs(h, ref) {
+				s.channels[ref.Type].unneeded(ref.Name, envoy.Ref{Type: c.typ, Name: x.Name})
+			}
+		}
+		if c.subscribed(x.Name) {
+			h.sure = false
+			c.set(x.Name, h)
+		}
+	}
+	switch {
+	case f.len() == 0:
+		// A removal that is refused is not repeated: there is nothing else to send.
+		for _, name := range f.removed {
+			if c.subscribed(name) {
+				c.set(name, nothing)
+			}
+		}
+	case f.len() == 1 && len(f.removed) == 0:
+		for x := range f.fragments {
+			s.refuse(c, x, text)
+		}
+	default:
+		s.split(c, f, text)
+	}
+}
+
+// refuse records that a fragment was refused alone, which proves it bad.
+func (s *Session) refuse(c *channel, x *envoy.Fragment, text string) {
+	if h := c.holds(x.Name); !h.held {
+		h.sure = true // it was never applied, in no response
+		c.set(x.Name, h)
+	}
+	drop(&c.groups, x.Name)
+	if s.refused == nil {
+		s.refused = map[defect]string{}
+	}
+	s.refused[defectOf(x)] = text
+	if !hostFault(text) {
+		s.ward.report(x, text)
+	}
+}
+
+// hostFault recognises refusals that say something about the host of one Envoy and nothing about the resource.
+func hostFault(text string) bool {
+	text = strings.ToLower(text)
+	for _, sign := range []string{"cannot bind", "address already in use", "cannot assign requested address", "permission denied", "too many open files"} {
+		if strings.Contains(text, sign) {
+			return true
+		}
+	}
+	return false
+}
+
+// split puts the resources of a refused response into groups that are sent apart. Those named in the text go one by one and
+// the rest together. When none is named, those that some client has taken before go together, and the others in halves.
+func (s *Session) split(c *channel, f *flight, text string) {
+	var suspects, proven, rest []string
+	for x := range f.fragments {
+		switch {
+		case blames(text, x.Name):
+			suspects = append(suspects, x.Name)
+		case s.ward.proven(x):
+			proven = append(proven, x.Name)
+		default:
+			rest = append(rest, x.Name)
+		}
+	}
+	switch {
+	case len(suspects) > 0:
+		c.group(slices.Concat(proven, rest))
+		for _, name := range suspects {
+			c.group([]string{name})
+		}
+		return
+	case len(proven) > 0 && len(rest) > 0:
+		c.group(proven)
+	default:
+		rest = slices.Concat(proven, rest)
+	}
+	if half := len(rest) / 2; half > 0 {
+		c.group(rest[:half])
+		rest = rest[half:]
+	}
+	c.group(rest)
+}
+
+func (c *channel) group(list []string) {
+	if len(list) == 0 {
+		return
+	}
+	if c.groups == nil {
+		c.groups = map[string]int{}
+	}
+	c.newest++
+	for _, name := range list {
+		c.groups[name] = c.newest
+	}
+}
+
+// blames says that a refusal names a resource, in one of the places where Envoy puts names. Elsewhere in the text a name
+// proves nothing: it may be a dump of the resource that is meant, with all it refers to.
+func blames(text, name string) bool {
+	if name == "" {
+		return false
+	}
+	if list, ok := strings.CutPrefix(text, "Error adding/updating "); ok {
+		if _, list, ok = strings.Cut(list, "(s) "); !ok {
+			return false
+		}
+		entry := name + ": "
+		return strings.HasPrefix(list, entry) || strings.Contains(list, ", "+entry) || strings.Contains(list, "\n"+entry)
+	}
+	if head, dump, ok := strings.Cut(text, "\n"); ok && strings.HasPrefix(head, "goo.gle/debug") {
+		return strings.HasPrefix(strings.TrimPrefix(dump, "cluster_"), `name: "`+name+"\"\n")
+	}
+	return strings.HasPrefix(text, "duplicate name "+name+" found") ||
+		strings.HasPrefix(text, "Unexpected ") && strings.Contains(text, " (expecting "+name+"): ")
+}

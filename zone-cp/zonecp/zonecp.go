@@ -1,0 +1,374 @@
+package zonecp
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"sigs.k8s.io/yaml"
+
+	"github.com/causeway-mesh/causeway/api"
+	"github.com/causeway-mesh/causeway/api/diagnostics"
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policies"
+	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/api/rest"
+	"github.com/causeway-mesh/causeway/api/serving"
+	"github.com/causeway-mesh/causeway/api/settings"
+	"github.com/causeway-mesh/causeway/api/token"
+	"github.com/causeway-mesh/causeway/store"
+	"github.com/causeway-mesh/causeway/store/backend"
+	"github.com/causeway-mesh/causeway/store/catalog"
+	"github.com/causeway-mesh/causeway/zone-cp/agents"
+	"github.com/causeway-mesh/causeway/zone-cp/derive"
+	"github.com/causeway-mesh/causeway/zone-cp/identity"
+	"github.com/causeway-mesh/causeway/zone-cp/push"
+	"github.com/causeway-mesh/causeway/zone-cp/xds"
+)
+
+// stopTimeout bounds how long requests in flight may take when the zone stops.
+const stopTimeout = 10 * time.Second
+
+// A Zone is one zone control plane, ready to run: its store is read and its ports are taken.
+type Zone struct {
+	cfg      Config
+	log      *slog.Logger
+	registry *prometheus.Registry
+
+	store     store.Store
+	catalog   *catalog.Catalog
+	certs     *serving.Certificates
+	api       *rest.Server
+	authority *identity.Authority
+	control   *identity.Control
+	agents    *agents.Service
+	derive    *derive.Controller
+	engine    *push.Engine
+	xds       *xds.Server
+	observed  *insights
+	rejected  *rejections
+	instance  string
+	ready     chan struct{}
+
+	listeners struct{ api, agents, diagnostics net.Listener }
+}
+
+// New opens the store, creates what an empty zone needs and takes the ports. Run must follow, or Close.
+func New(ctx context.Context, cfg Config, log *slog.Logger) (*Zone, error) {
+	if err := cfg.Validate().Err(); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if err := os.MkdirAll(cfg.WorkDir, 0o700); err != nil {
+		return nil, fmt.Errorf("work directory: %w", err)
+	}
+	z := &Zone{cfg: cfg, log: log.With("zone", cfg.Zone), registry: prometheus.NewRegistry(), rejected: &rejections{of: map[resource.Key][]rejection{}}, instance: instanceID(), ready: make(chan struct{})}
+	z.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	for _, step := range []func(context.Context) error{z.listen, z.openCertificates, z.openStore} {
+		if err := step(ctx); err != nil {
+			z.Close()
+			return nil, err
+		}
+	}
+	return z, nil
+}
+
+// Close lets go of what New took. Run does so by itself.
+func (z *Zone) Close() {
+	for _, l := range []net.Listener{z.listeners.api, z.listeners.agents, z.listeners.diagnostics} {
+		if l != nil {
+			_ = l.Close() // closed already when it was served
+		}
+	}
+	if z.store != nil {
+		if err := z.store.Close(); err != nil {
+			z.log.Error("close the store", "err", err)
+		}
+	}
+}
+
+func (z *Zone) listen(ctx context.Context) error {
+	for _, p := range []struct {
+		at      string
+		into    *net.Listener
+		setting string
+	}{
+		{z.cfg.API.Address, &z.listeners.api, "api.address"},
+		{z.cfg.Agents.Address, &z.listeners.agents, "agents.address"},
+		{z.cfg.Diagnostics.Address, &z.listeners.diagnostics, "diagnostics.address"},
+	} {
+		if p.at == "" {
+			continue
+		}
+		var lc net.ListenConfig
+		l, err := lc.Listen(ctx, "tcp", p.at)
+		if err != nil {
+			return fmt.Errorf("%s: another program may use the port; stop it or choose another with %s: %w", p.setting, p.setting, err)
+		}
+		*p.into = l
+	}
+	return nil
+}
+
+func (z *Zone) openCertificates(context.Context) error {
+	hosts := append([]string{"localhost", "127.0.0.1", "::1"}, z.cfg.TLS.Hosts...)
+	if h, err := os.Hostname(); err == nil {
+		hosts = append(hosts, h)
+	}
+	for _, a := range slices.Concat([]string{z.cfg.API.Address, z.cfg.Agents.Address}, z.cfg.Agents.Advertised) {
+		if h, _, err := net.SplitHostPort(a); err == nil && h != "" && h != "0.0.0.0" && h != "::" && !slices.Contains(hosts, h) {
+			hosts = append(hosts, h)
+		}
+	}
+	var err error
+	z.certs, err = serving.Open(serving.Config{
+		CertFile: z.cfg.TLS.CertFile, KeyFile: z.cfg.TLS.KeyFile, Dir: filepath.Join(z.cfg.WorkDir, "tls"), Hosts: hosts,
+	})
+	return err
+}
+
+func (z *Zone) openStore(ctx context.Context) error {
+	sealer, err := backend.Sealer(z.cfg.Store, z.cfg.WorkDir, z.log)
+	if err != nil {
+		return err
+	}
+	holder := fmt.Sprintf("zone %s, process %d", z.cfg.Zone, os.Getpid())
+	if z.store, err = backend.Open(ctx, z.cfg.Store, z.cfg.WorkDir, holder, z.log, z.registry); err != nil {
+		return err
+	}
+	z.catalog, err = catalog.Open(ctx, catalog.Config{
+		Store: z.store, Kinds: api.Kinds(), Sealer: sealer, Log: z.log, Registerer: z.registry,
+	})
+	return err
+}
+
+// APIAddress is where the REST API listens.
+func (z *Zone) APIAddress() string { return z.listeners.api.Addr().String() }
+
+// AgentsAddress is where dataplane agents connect.
+func (z *Zone) AgentsAddress() string { return z.listeners.agents.Addr().String() }
+
+// CAFile is the authority that clients of the API and agents verify the zone with.
+func (z *Zone) CAFile() string { return z.certs.CAFile() }
+
+// AdminTokenFile is where the first administrator's token was written.
+func (z *Zone) AdminTokenFile() string { return filepath.Join(z.cfg.WorkDir, "admin.token") }
+
+// Engine is what computes configuration, for inspection.
+func (z *Zone) Engine() *push.Engine { return z.engine }
+
+// Catalog is what the zone knows.
+func (z *Zone) Catalog() *catalog.Catalog { return z.catalog }
+
+// Metrics gathers the zone's metrics.
+func (z *Zone) Metrics() prometheus.Gatherer { return z.registry }
+
+// Run serves until ctx ends or a part fails for good.
+func (z *Zone) Run(ctx context.Context) error {
+	defer z.Close()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return z.catalog.Run(ctx) })
+	g.Go(func() error {
+		// What follows writes to the store, so the catalog must run already.
+		if err := z.assemble(ctx); err != nil {
+			return err
+		}
+		for _, part := range []func(context.Context) error{
+			z.authority.Run, z.agents.Run, z.derive.Run, z.engine.Run, z.xds.Run, z.serveAPI, z.serveAgents, z.serveDiagnostics,
+		} {
+			g.Go(func() error { return part(ctx) })
+		}
+		z.log.Info("zone control plane runs", "api", "https://"+z.APIAddress(), "agents", z.AgentsAddress(), "ca", z.CAFile())
+		close(z.ready)
+		return nil
+	})
+	err := g.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// Ready is closed once the zone serves.
+func (z *Zone) Ready() <-chan struct{} { return z.ready }
+
+// assemble makes the parts, and what an empty zone needs.
+func (z *Zone) assemble(ctx context.Context) error {
+	if err := z.openAPI(ctx); err != nil {
+		return err
+	}
+	var err error
+	if z.control, err = identity.OpenControl(ctx, z.catalog, z.cfg.Zone, 0, nil); err != nil {
+		return err
+	}
+	z.authority = identity.New(identity.Config{Catalog: z.catalog, Zone: z.cfg.Zone, Log: z.log, LookupEnv: z.cfg.LookupEnv})
+	advertised := z.cfg.Agents.Advertised
+	if len(advertised) == 0 {
+		advertised = []string{z.AgentsAddress()}
+	}
+	z.agents, err = agents.New(agents.Config{
+		Catalog: z.catalog, Authority: z.authority, Control: z.control,
+		Tokens:       token.NewValidator(token.SecretsFunc(func() token.Secrets { return z.catalog.Snapshot() }), nil),
+		Observations: z.store, Zone: z.cfg.Zone, Instance: z.instance, Addresses: advertised,
+		Announced: func(ctx context.Context, dp resource.Key) error { return z.engine.Told(ctx, dp) },
+		Log:       z.log, Registerer: z.registry,
+		Grace: z.cfg.Agents.Grace, DeregisterAfter: z.cfg.Agents.DeregisterAfter, ForgetAfter: z.cfg.Agents.ForgetAfter,
+	})
+	if err != nil {
+		return err
+	}
+	*z.observed = insights{z.agents.Registry(), z.instance, z.rejected}
+	z.engine = push.New(push.Config{
+		Zone: z.cfg.Zone, Catalog: z.catalog, Facts: observed{z.agents.Registry().Subscribe()},
+		Kinds: z.catalog.Kinds(), Policies: policies.All, Log: z.log, Registerer: z.registry,
+	})
+	z.derive = derive.New(derive.Config{
+		Catalog: z.catalog, Facts: issued{z.agents.Registry().Subscribe()}, Zone: z.cfg.Zone, Log: z.log, Registerer: z.registry,
+	})
+	z.xds, err = xds.New(xds.Config{Sessions: sessions{z.engine, z.rejected, z.log}, Log: z.log, Registerer: z.registry})
+	return err
+}
+
+// openAPI makes the API and, on an empty store, the first administrator and the default mesh.
+func (z *Zone) openAPI(ctx context.Context) error {
+	z.observed = &insights{}
+	var err error
+	z.api, err = rest.New(rest.Config{
+		Catalog: z.catalog, Mode: rest.Standalone, Zone: z.cfg.Zone, Insights: z.observed,
+		OnMeshCreated:   meshDefaults,
+		EffectiveConfig: z.effectiveConfig,
+		About:           rest.About{Version: z.cfg.Version, InstanceID: z.instance},
+		Log:             z.log, Registerer: z.registry,
+	})
+	if err != nil {
+		return err
+	}
+	if err := z.api.Bootstrap(ctx, rest.Bootstrap{TokenFile: z.AdminTokenFile(), DefaultMesh: !z.cfg.SkipDefaultMesh}); err != nil {
+		return err
+	}
+	return z.createDefaults(ctx)
+}
+
+// meshDefaults is what comes into being with a mesh: the default policies that it does not skip, and the key of its tokens.
+func meshDefaults(m resource.Resource) ([]resource.Resource, error) {
+	var skip []string
+	if spec, ok := m.Spec.(*mesh.Mesh); ok {
+		skip = spec.SkipCreatingInitialPolicies
+	}
+	out, err := policies.Defaults(m.Name, skip)
+	if err != nil {
+		return nil, err
+	}
+	key, err := token.NewSigningKey()
+	if err != nil {
+		return nil, err
+	}
+	return append(out, token.Secret(token.DataplaneSigningKey(m.Name, 1), key)), nil
+}
+
+// createDefaults writes what a zone starts with and does not have yet: its Zone and its hostname generators.
+func (z *Zone) createDefaults(ctx context.Context) error {
+	b := catalog.Batch{Author: "causeway", Reason: "first start"}
+	for _, r := range derive.FirstResources(derive.Start{Zone: z.cfg.Zone, Env: derive.EnvUniversal, SkipMesh: true}) {
+		if _, ok := z.catalog.Snapshot().Get(r.Key()); !ok {
+			b.Puts = append(b.Puts, catalog.Put{Resource: r, Expect: store.ExpectAbsent})
+		}
+	}
+	if len(b.Puts) == 0 {
+		return nil
+	}
+	if _, err := z.catalog.Commit(ctx, b); err != nil && !errors.Is(err, store.ErrConflict) {
+		return fmt.Errorf("create what a zone starts with: %w", err)
+	}
+	return nil
+}
+
+// effectiveConfig is the configuration as it is shown, with secrets masked.
+func (z *Zone) effectiveConfig() any {
+	var text bytes.Buffer
+	var out map[string]any
+	if err := settings.Print(&text, z.cfg); err != nil {
+		return nil
+	}
+	if err := yaml.Unmarshal(text.Bytes(), &out); err != nil {
+		return nil
+	}
+	return out
+}
+
+func instanceID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // does not fail
+	return hex.EncodeToString(b[:])
+}
+
+func (z *Zone) serveAPI(ctx context.Context) error {
+	srv := z.api.HTTPServer()
+	srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: z.certs.Get}
+	return serveHTTP(ctx, srv, func() error { return srv.ServeTLS(z.listeners.api, "", "") })
+}
+
+func (z *Zone) serveDiagnostics(ctx context.Context) error {
+	if z.listeners.diagnostics == nil {
+		return nil
+	}
+	srv := diagnostics.Server(diagnostics.Config{Ready: z.readiness, Metrics: z.registry, Profile: z.cfg.Diagnostics.Profile})
+	return serveHTTP(ctx, srv, func() error { return srv.Serve(z.listeners.diagnostics) })
+}
+
+// readiness is why the zone cannot do its work now. A store that is away is none: the zone serves from memory.
+func (z *Zone) readiness() error {
+	if z.engine.Progress().Sequence == 0 {
+		return errors.New("the first tables are not computed yet")
+	}
+	return nil
+}
+
+// serveHTTP serves until ctx ends, then lets requests in flight finish.
+func serveHTTP(ctx context.Context, srv *http.Server, serve func() error) error {
+	failed := make(chan error, 1)
+	go func() { failed <- serve() }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve %s: %w", srv.Addr, err)
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	err := srv.Shutdown(stop)
+	if err != nil {
+		err = srv.Close() // slow requests are cut
+	}
+	<-failed
+	return err
+}
+
+func (z *Zone) serveAgents(ctx context.Context) error {
+	srv := grpc.NewServer(append(z.agents.ServerOptions(z.certs.Get), z.xds.ServerOptions()...)...)
+	z.agents.Register(srv)
+	z.xds.Register(srv)
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(z.listeners.agents) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve agents: %w", err)
+	case <-ctx.Done():
+		srv.Stop() // agents reconnect; there is nothing to finish
+		<-failed
+		return nil
+	}
+}
