@@ -81,7 +81,7 @@ func (s *Store) decide(group []*ledger.Pending) ([]verdict, error) {
 			s.metrics.doubts.Inc()
 		}
 		if lost(err) {
-			s.pool.Reset()
+			s.single.Reset()
 		}
 		if again := doubt || lost(err) && attempt == 0 || s.partitionMissing(ctx, err) && attempt == 0; !again {
 			return nil, unavailable("commit", err)
@@ -119,7 +119,7 @@ func (s *Store) pause(ctx context.Context, attempt int) bool {
 func (s *Store) attempt(ctx context.Context, group []*ledger.Pending) (verdicts []verdict, maybe bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.limits.statement+time.Second)
 	defer cancel()
-	conn, err := s.pool.Acquire(ctx)
+	conn, err := s.single.Acquire(ctx)
 	if err != nil {
 		return nil, false, err
 	}

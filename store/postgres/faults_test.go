@@ -493,3 +493,31 @@ func TestCommitIsDurable(t *testing.T) {
 		t.Fatalf("synchronous_commit is %q, %v", mode, err)
 	}
 }
+
+// TestReadersDoNotStarveTheWriter commits while every connection for reads is taken, and closes the store under a reader.
+func TestReadersDoNotStarveTheWriter(t *testing.T) {
+	s := instance(t, Config{DSN: pg.Database(t), MaxConns: 1}, defaults())
+	storetest.Commit(t, s, storetest.Put("a", "", 0))
+	storetest.Commit(t, s, storetest.Put("b", "", 0))
+	seen := 0
+	closed := make(chan error, 1)
+	_, err := s.Snapshot(patient(t), func(store.Object) error {
+		if seen++; seen == 1 {
+			storetest.Commit(t, s, storetest.Put("c", "", 0))
+			go func() { closed <- s.Close() }()
+			<-s.closed.Done()
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, store.ErrUnavailable) {
+		t.Fatalf("a snapshot over a close: %v", err)
+	}
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the store does not close")
+	}
+}

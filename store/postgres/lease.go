@@ -111,5 +111,7 @@ func (s *Store) RaiseEpoch(ctx context.Context) (store.Lineage, error) {
 	if err != nil {
 		return store.Lineage{}, err
 	}
+	revision, _ := s.news.latest()
+	s.news.look(revision)
 	return l, nil
 }

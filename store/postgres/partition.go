@@ -40,7 +40,7 @@ func partitions(ctx context.Context, tx pgx.Tx) ([]partition, error) {
 
 // ahead makes partitions until history can grow by half of one and a full group. The order lock keeps instances apart.
 func (s *Store) ahead(ctx context.Context) error {
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, s.single, func(tx pgx.Tx) error {
 		var revision uint64
 		if err := tx.QueryRow(ctx, "SELECT revision FROM meta FOR UPDATE").Scan(&revision); err != nil {
 			return err

@@ -24,7 +24,7 @@ var _ store.Store = (*Store)(nil)
 // A Config says which database and how much of it.
 type Config struct {
 	DSN        string                // a URL or key=value pairs, as libpq reads them
-	MaxConns   int                   // connections beside the one that listens; 8 when 0
+	MaxConns   int                   // connections for reads, beside one that writes and one that listens; 8 when 0
 	Registerer prometheus.Registerer // of the metrics; none when nil
 	Log        *slog.Logger
 }
@@ -47,7 +47,8 @@ type Store struct {
 	log     *slog.Logger
 	limits  tuning
 	metrics *metrics
-	pool    *pgxpool.Pool
+	pool    *pgxpool.Pool // for all but the writer
+	single  *pgxpool.Pool // one connection for the writer, whom no reader may starve
 	queue   *ledger.Queue
 	news    news
 	upper   uint64 // first revision without a partition; the writer's alone after Open
@@ -81,10 +82,17 @@ func open(ctx context.Context, cfg Config, limits tuning) (*Store, error) {
 	if s.pool, err = pgxpool.NewWithConfig(ctx, pc); err != nil {
 		return nil, unavailable("connect to PostgreSQL", err)
 	}
+	one := pc.Copy()
+	one.MaxConns = 1
+	if s.single, err = pgxpool.NewWithConfig(ctx, one); err != nil {
+		s.pool.Close()
+		return nil, unavailable("connect to PostgreSQL", err)
+	}
 	s.closed, s.end = context.WithCancel(context.Background())
 	if err := s.prepare(ctx); err != nil {
 		s.end()
 		s.pool.Close()
+		s.single.Close()
 		return nil, err
 	}
 	s.tasks.Go(func() { s.queue.Serve(s.commit) })
@@ -123,6 +131,7 @@ func (s *Store) Close() error {
 		s.queue.Close()
 		s.tasks.Wait()
 		s.pool.Close()
+		s.single.Close()
 	})
 	return nil
 }
@@ -132,20 +141,31 @@ func (s *Store) do(ctx context.Context, doing string, fn func(context.Context) e
 	if s.closed.Err() != nil {
 		return ledger.Closed(doing)
 	}
-	err := fn(ctx)
-	if err != nil && lost(err) && ctx.Err() == nil && s.closed.Err() == nil {
+	run, cancel := s.until(ctx)
+	defer cancel()
+	err := fn(run)
+	if err != nil && lost(err) && run.Err() == nil {
 		s.pool.Reset()
-		err = fn(ctx)
+		err = fn(run)
 	}
 	return s.fault(ctx, doing, err)
 }
 
-// once is do for a step that must not happen twice.
+// until is a context that also ends with the store.
+func (s *Store) until(ctx context.Context) (context.Context, func()) {
+	run, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(s.closed, cancel)
+	return run, func() { stop(); cancel() }
+}
+
+// just is do for a step that must not happen twice.
 func (s *Store) just(ctx context.Context, doing string, fn func(context.Context) error) error {
 	if s.closed.Err() != nil {
 		return ledger.Closed(doing)
 	}
-	return s.fault(ctx, doing, fn(ctx))
+	run, cancel := s.until(ctx)
+	defer cancel()
+	return s.fault(ctx, doing, fn(run))
 }
 
 // fault is the answer of the contract for an error of the database; answers of our own pass.

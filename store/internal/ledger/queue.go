@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"github.com/causeway-mesh/causeway/store"
@@ -15,6 +16,7 @@ import (
 const (
 	MaxGroup      = 256
 	maxGroupBytes = 8 << 20
+	gatherTime    = 200 * time.Microsecond
 )
 
 // A Pending is a batch on its way to the writer, who answers it exactly once.
@@ -99,14 +101,38 @@ func (q *Queue) Serve(commit func([]*Pending)) {
 	for range q.bell {
 		for group := q.take(); len(group) > 0; group = q.take() {
 			commit(group)
+			q.gather(len(group))
 		}
-		q.mu.Lock()
-		closed := q.closed
-		q.mu.Unlock()
-		if closed {
+		if _, closed := q.state(); closed {
 			return
 		}
 	}
+}
+
+// gather gives those who were just answered a moment to come back with their next batch. Without it a few busy writers
+// split into a group of one and a group of the others, and each waits for both.
+func (q *Queue) gather(last int) {
+	if last == 1 {
+		return
+	}
+	enough := time.NewTimer(gatherTime)
+	defer enough.Stop()
+	for {
+		if waiting, closed := q.state(); closed || waiting >= last {
+			return
+		}
+		select {
+		case <-q.bell:
+		case <-enough.C:
+			return
+		}
+	}
+}
+
+func (q *Queue) state() (waiting int, closed bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.waiting), q.closed
 }
 
 // take cuts the next group off the queue.
