@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -47,7 +46,7 @@ Files are deleted in reverse order, one by one; --ignore-not-found lets a repeat
 				return err
 			}
 			for _, k := range keys {
-				if err := p.deleteOne(cmd.Context(), cl, k, absent, reason); err != nil {
+				if err := p.deleteOne(cmd, cl, k, absent, reason); err != nil {
 					return err
 				}
 			}
@@ -130,17 +129,19 @@ func (p *program) confirm(keys []resource.Key, yes bool) error {
 	return nil
 }
 
-func (p *program) deleteOne(ctx context.Context, cl *client.Client, key resource.Key, absent bool, reason string) error {
+func (p *program) deleteOne(cmd *cobra.Command, cl *client.Client, key resource.Key, absent bool, reason string) error {
 	k, err := lookup(key.Type, "causeway delete")
 	if err != nil {
 		return err
 	}
-	err = cl.Delete(ctx, k, key.Mesh, key.Name, client.Precondition{Reason: reason})
-	if errors.Is(err, resource.ErrNotFound) && absent {
+	err = cl.Delete(cmd.Context(), k, key.Mesh, key.Name, client.Precondition{Reason: reason})
+	switch {
+	case errors.Is(err, resource.ErrNotFound) && absent:
 		fmt.Fprintf(p.stdout, "%s not found\n", key)
 		return nil
-	}
-	if err != nil {
+	case errors.Is(err, resource.ErrNotFound):
+		return p.notFound(cmd, cl, k, key.Mesh, key.Name)
+	case err != nil:
 		return fmt.Errorf("delete %s: %w", key, err)
 	}
 	fmt.Fprintf(p.stdout, "%s deleted\n", key)

@@ -36,10 +36,7 @@ func (p *program) describeCommand() *cobra.Command {
 			}
 			o, err := cl.Get(cmd.Context(), k, c.Mesh, args[1])
 			if errors.Is(err, resource.ErrNotFound) {
-				return hintError{
-					fmt.Errorf("%s: %w", resource.Key{Type: k.Name, Mesh: scoped(k, c.Mesh), Name: args[1]}, err),
-					p.nearestName(cmd, cl, k, c.Mesh, args[1]),
-				}
+				return p.notFound(cmd, cl, k, c.Mesh, args[1])
 			}
 			if err != nil {
 				return err

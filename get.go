@@ -97,7 +97,7 @@ func (p *program) showItems(cmd *cobra.Command, cl *client.Client, out *output, 
 	for _, n := range names {
 		o, err := cl.Get(cmd.Context(), k, mesh, n)
 		if errors.Is(err, resource.ErrNotFound) {
-			return hintError{fmt.Errorf("%s: %w", resource.Key{Type: k.Name, Mesh: scoped(k, mesh), Name: n}, err), p.nearestName(cmd, cl, k, mesh, n)}
+			return p.notFound(cmd, cl, k, mesh, n)
 		}
 		if err != nil {
 			return err
@@ -108,6 +108,12 @@ func (p *program) showItems(cmd *cobra.Command, cl *client.Client, out *output, 
 		return writeJSON(p.stdout, objects[0].Raw)
 	}
 	return p.show(out, k, objects)
+}
+
+// notFound says which resource is missing, and which one was probably meant.
+func (p *program) notFound(cmd *cobra.Command, cl *client.Client, k resource.Kind, mesh, name string) error {
+	key := resource.Key{Type: k.Name, Mesh: scoped(k, mesh), Name: name}
+	return hintError{fmt.Errorf("%s: %w", key, resource.ErrNotFound), p.nearestName(cmd, cl, k, mesh, name)}
 }
 
 func scoped(k resource.Kind, mesh string) string {

@@ -249,6 +249,7 @@ func treeOfNode(n *yaml.Node) (map[string]any, error) {
 	return trees[0], nil
 }
 
+// json is the resource as it is sent.
 func (m manifest) json() (json.RawMessage, error) {
 	b, err := json.Marshal(m.tree)
 	if err != nil {

@@ -54,7 +54,7 @@ func (o *output) check(p *program) error {
 	if near := resource.Nearest(o.format, o.formats()); near != "" {
 		err = fmt.Errorf("%w, did you mean %q?", err, near)
 	}
-	return usageError{err, "causeway help output"}
+	return hintError{usageError{err, ""}, "causeway help output"}
 }
 
 // values shows a table, its names, or the values behind it.

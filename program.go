@@ -34,6 +34,7 @@ func (p *program) run(ctx context.Context, args []string) int {
 	if err == nil {
 		return exitOK
 	}
+	err = asUsage(cmd, err)
 	p.report(cmd, err)
 	return exitCode(err)
 }
@@ -64,7 +65,7 @@ Start a control plane with "causeway run zone", point the command line at it wit
   causeway get dataplanes
   causeway apply -f policies/`,
 		SilenceErrors: true, SilenceUsage: true,
-		SuggestionsMinimumDistance: 2,
+		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return cmd.Help()
@@ -125,13 +126,21 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 	return usageError{err, cmd.CommandPath()}
 }
 
+// asUsage recognises what cobra finds wrong without saying so by type.
+func asUsage(cmd *cobra.Command, err error) error {
+	if s := err.Error(); strings.HasPrefix(s, "required flag(s)") || strings.HasPrefix(s, "if any flags in the group") {
+		return usageError{err, cmd.CommandPath()}
+	}
+	return err
+}
+
 // usageErrors marks what cobra finds wrong with a command line, so that it gets its own exit code.
 func usageErrors(cmd *cobra.Command) {
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{suggestFlag(c, err), c.CommandPath()} })
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(c *cobra.Command, args []string) error {
-			if err := check(c, args); err != nil {
-				return usageError{err, c.CommandPath()}
+			if check(c, args) != nil {
+				return usageError{fmt.Errorf("%d arguments do not fit %q", len(args), c.UseLine()), c.CommandPath()}
 			}
 			return nil
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -48,6 +49,9 @@ func (i *issuing) issue(p *program, issue func(*client.Client) (string, error)) 
 	}
 	// O_EXCL: an existing file could be open to others.
 	f, err := os.OpenFile(i.out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return hintError{fmt.Errorf("keep the token: %w", err), "choose a name that is not taken, or remove the file"}
+	}
 	if err != nil {
 		return fmt.Errorf("keep the token: %w", err)
 	}

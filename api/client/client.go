@@ -78,9 +78,7 @@ func New(cfg Config) (*Client, error) {
 func parseServer(server string) (*url.URL, error) {
 	u, err := url.Parse(server)
 	switch {
-	case err != nil:
-		return nil, fmt.Errorf("server address: %w", err)
-	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+	case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Host == "":
 		return nil, fmt.Errorf("server address %q must look like https://host:port", server)
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return nil, errors.New("server address must not hold a user, query or fragment")
