@@ -77,7 +77,11 @@ func Open(ctx context.Context, c Config, dir, holder string, log *slog.Logger, r
 	case Memory:
 		return memory.New(), nil
 	case Postgres:
-		return postgres.Open(ctx, postgres.Config{DSN: c.Postgres.DSN, MaxConns: c.Postgres.MaxConnections, Registerer: reg, Log: log})
+		s, err := postgres.Open(ctx, postgres.Config{DSN: c.Postgres.DSN, MaxConns: c.Postgres.MaxConnections, Registerer: reg, Log: log})
+		if err != nil {
+			err = fmt.Errorf("store.postgres.dsn: check that the database runs and that this host may connect to it: %w", err)
+		}
+		return opened(s, err)
 	}
 	path := c.Path
 	if path == "" {
@@ -86,7 +90,15 @@ func Open(ctx context.Context, c Config, dir, holder string, log *slog.Logger, r
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("open embedded store: %w", err)
 	}
-	return embedded.Open(ctx, embedded.Config{Path: path, Holder: holder, Log: log})
+	return opened(embedded.Open(ctx, embedded.Config{Path: path, Holder: holder, Log: log}))
+}
+
+// opened keeps a nil pointer from becoming a store that is not nil.
+func opened[S store.Store](s S, err error) (store.Store, error) {
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // Sealer reads the sealing keys from the configuration, or from a file in dir that is made when absent.

@@ -81,7 +81,7 @@ func (i issued) Next(ctx context.Context) (map[resource.Key]*derive.Facts, bool,
 	}
 	out := map[resource.Key]*derive.Facts{}
 	take := func(k resource.Key, f agents.Facts) bool {
-		out[k] = &derive.Facts{Issued: f.Issued.SPIFFEID != "", Draining: f.Draining, Inbounds: f.Inbounds}
+		out[k] = &derive.Facts{Issued: f.Issued.SPIFFEID != "", Draining: f.Draining || !f.Serving, Inbounds: f.Inbounds}
 		return true
 	}
 	if u.All {
