@@ -81,6 +81,8 @@ var sending = timeout.Conf{
 	HTTP:              &timeout.HTTP{StreamIdleTimeout: after(30 * time.Minute)},
 }
 
+// limits are far beyond what a healthy destination needs. Retries get the limit of requests: with fewer, the end of an endpoint
+// under load would be seen, because most of the requests it took along could not be tried again.
 var limits = circuitbreaker.Conf{ConnectionLimits: &circuitbreaker.ConnectionLimits{
-	MaxConnections: new(uint32(1024)), MaxPendingRequests: new(uint32(1024)), MaxRequests: new(uint32(1024)), MaxRetries: new(uint32(3)),
+	MaxConnections: new(uint32(1024)), MaxPendingRequests: new(uint32(1024)), MaxRequests: new(uint32(1024)), MaxRetries: new(uint32(1024)),
 }}

@@ -1,0 +1,381 @@
+// Package policytest tests one policy by files: each .txtar in testdata holds resources of the policy and what it makes of
+// one element of each kind, or what is wrong with them. It compiles no proxies; package golden does, with all policies together.
+package policytest
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"golang.org/x/tools/txtar"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"sigs.k8s.io/yaml"
+
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policy"
+	"github.com/causeway-mesh/causeway/api/proxy"
+	"github.com/causeway-mesh/causeway/api/resource"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// Files tests a policy with every .txtar in testdata.
+//
+// Files named invalid_* hold conf.yaml and problems.txt. The others hold conf.yaml, the policies from any order,
+// and optionally element.yaml, what they are applied to; the rest is what came out.
+func Files(t *testing.T, p policy.Policy) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("testdata", "*.txtar"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no cases in testdata (%v)", err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".txtar")
+		t.Run(name, func(t *testing.T) {
+			ar, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := &txtar.Archive{Comment: ar.Comment}
+			if strings.HasPrefix(name, "invalid_") {
+				out.Files = invalid(t, p, ar)
+			} else {
+				out.Files = valid(t, p, ar)
+			}
+			settle(t, file, txtar.Format(ar), txtar.Format(out))
+		})
+	}
+}
+
+func settle(t *testing.T, file string, want, got []byte) {
+	t.Helper()
+	switch {
+	case bytes.Equal(want, got):
+	case *update:
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	default:
+		t.Errorf("%s differs; run with -update and read the diff. Now it is:\n%s", file, got)
+	}
+}
+
+func section(ar *txtar.Archive, name string) ([]byte, bool) {
+	i := slices.IndexFunc(ar.Files, func(f txtar.File) bool { return f.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	return ar.Files[i].Data, true
+}
+
+// invalid lists what is wrong with each document of conf.yaml, and what it is warned about.
+func invalid(t *testing.T, p policy.Policy, ar *txtar.Archive) []txtar.File {
+	t.Helper()
+	conf, _ := section(ar, "conf.yaml")
+	trees, err := resource.ParseYAML(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := resource.NewKinds(p.Resource())
+	var out strings.Builder
+	for i, tree := range trees {
+		if i > 0 {
+			out.WriteString("\n")
+		}
+		d, err := kinds.DecodeTree(tree, true)
+		if err != nil {
+			fmt.Fprintf(&out, "%s\n", strings.ReplaceAll(err.Error(), "; spec", "\nspec"))
+			continue
+		}
+		found := p.Resource().Validate(d.Resource)
+		for _, problem := range found {
+			fmt.Fprintf(&out, "%s\n", problem)
+		}
+		warnings := p.Resource().Warn(d.Resource)
+		for _, w := range warnings {
+			fmt.Fprintf(&out, "warning: %s\n", w)
+		}
+		if len(found)+len(warnings) == 0 {
+			t.Errorf("nothing is wrong with document %d", i+1)
+		}
+	}
+	return []txtar.File{{Name: "conf.yaml", Data: conf}, {Name: "problems.txt", Data: []byte(out.String())}}
+}
+
+// An element says what policies are applied to.
+type element struct {
+	// Direction is outbound (default) or inbound.
+	Direction proxy.Direction `json:"direction"`
+	// Protocol of the port. Default http.
+	Protocol mesh.Protocol `json:"protocol"`
+	// Kind, Labels and Port of the destination. Default MeshService backend, port 8080.
+	Kind   string            `json:"kind"`
+	Labels map[string]string `json:"labels"`
+	Port   string            `json:"port"`
+	// Route holds the labels of the MeshHTTPRoute that the route comes from. Default none.
+	Route map[string]string `json:"route"`
+	// Backends maps the display names of backends that exist to clusters.
+	Backends map[string]string `json:"backends"`
+	// Plaintext says that an inbound does not ask for mesh TLS.
+	Plaintext bool `json:"plaintext"`
+}
+
+func (e element) withDefaults() element {
+	if e.Direction == "" {
+		e.Direction = proxy.Outbound
+	}
+	if e.Protocol == "" {
+		e.Protocol = mesh.HTTP
+	}
+	if e.Kind == "" {
+		e.Kind = policy.TargetService
+	}
+	if e.Labels == nil {
+		e.Labels = map[string]string{resource.LabelDisplayName: "backend"}
+	}
+	if e.Port == "" {
+		e.Port = "8080"
+	}
+	return e
+}
+
+func valid(t *testing.T, p policy.Policy, ar *txtar.Archive) []txtar.File {
+	t.Helper()
+	var e element
+	conf, _ := section(ar, "conf.yaml")
+	out := []txtar.File{{Name: "conf.yaml", Data: conf}}
+	if b, ok := section(ar, "element.yaml"); ok {
+		if err := yaml.UnmarshalStrict(b, &e); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, txtar.File{Name: "element.yaml", Data: b})
+	}
+	e = e.withDefaults()
+	entries := Entries(t, p, conf)
+	if e.Direction == proxy.Inbound {
+		for _, c := range policy.ForInbound(entries) {
+			suffix := ""
+			if !c.Match.IsZero() {
+				suffix = " for " + name(c.Match)
+			}
+			out = append(out, e.outcome(t, p, c.Sources, suffix)...)
+		}
+		return out
+	}
+	var route *policy.RouteTarget
+	if e.Route != nil {
+		route = &policy.RouteTarget{Labels: e.Route}
+	}
+	sources := policy.ForDestination(entries, policy.Target{Kind: e.Kind, Labels: e.Labels, Port: e.Port}, route)
+	return append(out, e.outcome(t, p, sources, "")...)
+}
+
+func name(m policy.Match) string {
+	var parts []string
+	if m.SpiffeID != nil {
+		parts = append(parts, m.SpiffeID.Type, m.SpiffeID.Value)
+	}
+	if m.SNI != nil {
+		parts = append(parts, m.SNI.Value)
+	}
+	return strings.Join(parts, " ")
+}
+
+// Entries decodes and validates policies, and returns what they say, weakest policy first.
+func Entries(t *testing.T, p policy.Policy, conf []byte) []policy.Entry {
+	t.Helper()
+	kind := p.Resource()
+	decoded, err := resource.NewKinds(kind).DecodeYAML(conf, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []policy.Entry
+	for _, d := range decoded {
+		if ps := kind.Validate(d.Resource); len(ps) > 0 {
+			t.Fatal(ps)
+		}
+		parts, err := p.Parts(d.Resource)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := policy.HeadOf(kind, d.Resource, parts)
+		for i, it := range parts.To {
+			out = append(out, policy.Entry{Head: h, Index: i, Item: it})
+		}
+		for i, it := range parts.Rules {
+			out = append(out, policy.Entry{Head: h, Index: i, Item: it, Inbound: true})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b policy.Entry) int { return policy.CompareHeads(a.Head, b.Head) })
+	return out
+}
+
+// outcome is the effective configuration and what each hook makes of a bare element of its kind.
+func (e element) outcome(t *testing.T, p policy.Policy, sources []policy.Sourced, suffix string) []txtar.File {
+	t.Helper()
+	effective := p.Effective(e.Direction, string(e.Protocol), sources)
+	out := []txtar.File{{Name: "effective.yaml" + suffix, Data: explain(t, effective)}}
+	for _, h := range []policy.HookName{
+		policy.HookCluster, policy.HookRoutes, policy.HookRoute, policy.HookHTTP, policy.HookTCP, policy.HookHTTPFilters, policy.HookNetworkFilters,
+	} {
+		fields, ok := p.Fields(h)
+		projected := policy.Project(effective.Conf, fields)
+		if !ok || projected == "" || suffix != "" && h != policy.HookRoute {
+			continue
+		}
+		bound, err := p.Bind(projected)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if msgs := e.apply(h, bound); len(msgs) > 0 {
+			out = append(out, txtar.File{Name: string(h) + ".yaml" + suffix, Data: render(t, msgs)})
+		}
+	}
+	return out
+}
+
+// explain shows the configuration and, field by field, where it comes from.
+func explain(t *testing.T, e policy.Effective) []byte {
+	t.Helper()
+	if e.Conf == "" {
+		return []byte("# nothing\n")
+	}
+	conf, err := yaml.JSONToYAML([]byte(e.Conf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	b.Write(conf)
+	for _, o := range e.Origins {
+		if !o.Policy.IsZero() {
+			fmt.Fprintf(&b, "# %s: %s[%d]\n", o.Field, o.Policy.Name, o.Index)
+		}
+	}
+	return b.Bytes()
+}
+
+func (e element) apply(h policy.HookName, b policy.Bound) []proto.Message {
+	const name = "element"
+	listener := proxy.Listener{Direction: e.Direction, Name: name, Protocol: e.Protocol, MTLS: e.Direction == proxy.Inbound && !e.Plaintext}
+	destination := e.destination()
+	if e.Direction == proxy.Outbound {
+		listener.Destination = destination
+	}
+	http := e.Protocol.IsHTTP()
+	switch {
+	case h == policy.HookCluster:
+		m := e.cluster()
+		b.Cluster(proxy.Cluster{Direction: e.Direction, Name: name, Protocol: e.Protocol, Destination: listener.Destination}, m)
+		return []proto.Message{m}
+	case h == policy.HookRoutes && http:
+		var out []proto.Message
+		for _, r := range b.Routes(destination, e.resolve) {
+			out = append(out, r.Route)
+		}
+		return out
+	case h == policy.HookRoute && http:
+		m := &routev3.Route{
+			Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+			Action: &routev3.Route_Route{Route: &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: name}}},
+		}
+		b.Route(proxy.Route{Direction: e.Direction, Name: name, Protocol: e.Protocol}, m)
+		return []proto.Message{m}
+	case h == policy.HookHTTP && http:
+		m := &hcmv3.HttpConnectionManager{StatPrefix: name, RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{}}}
+		b.HTTP(listener, m)
+		return []proto.Message{m}
+	case h == policy.HookTCP && !http:
+		m := &tcpproxyv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: name}}
+		b.TCP(listener, m)
+		return []proto.Message{m}
+	case h == policy.HookHTTPFilters && http:
+		return configs(b.HTTPFilters(listener))
+	case h == policy.HookNetworkFilters && !http:
+		return configs(b.NetworkFilters(listener))
+	}
+	return nil
+}
+
+func configs(filters []policy.Filter) []proto.Message {
+	var out []proto.Message
+	for _, f := range filters {
+		out = append(out, &corev3.TypedExtensionConfig{Name: f.Name, TypedConfig: policy.Pack(f.Config)})
+	}
+	return out
+}
+
+func (e element) destination() proxy.Destination {
+	short := map[string]string{policy.TargetService: "msvc", policy.TargetMultiZone: "mzsvc", policy.TargetExternal: "extsvc"}[e.Kind]
+	return proxy.Destination{
+		KRI:  resource.KRI{Short: short, Mesh: "default", Name: e.Labels[resource.LabelDisplayName], Section: e.Port},
+		Type: e.Kind, Port: 8080, Protocol: e.Protocol,
+	}
+}
+
+func (e element) resolve(b policy.BackendRef) (string, bool) {
+	c, ok := e.Backends[b.Labels[resource.LabelDisplayName]]
+	return c, ok
+}
+
+// cluster is as bare as the translation hands it to policies.
+func (e element) cluster() *clusterv3.Cluster {
+	m := &clusterv3.Cluster{Name: "element", ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}}
+	if e.Protocol.IsHTTP() {
+		policy.EditHTTPOptions(m, func(o *httpv3.HttpProtocolOptions) {
+			o.GetExplicitHttpConfig().ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
+				Http2ProtocolOptions: &corev3.Http2ProtocolOptions{},
+			}
+		})
+	}
+	return m
+}
+
+// render prints messages as YAML, after they passed the rules of their own protobufs.
+func render(t *testing.T, msgs []proto.Message) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	for i, m := range msgs {
+		validate(t, m)
+		if ext, ok := m.(*corev3.TypedExtensionConfig); ok {
+			inner, err := ext.TypedConfig.UnmarshalNew()
+			if err != nil {
+				t.Fatal(err)
+			}
+			validate(t, inner)
+		}
+		j, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		y, err := yaml.JSONToYAML(j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 {
+			out.WriteString("---\n")
+		}
+		out.Write(y)
+	}
+	return out.Bytes()
+}
+
+func validate(t *testing.T, m proto.Message) {
+	t.Helper()
+	if v, ok := m.(interface{ ValidateAll() error }); ok {
+		if err := v.ValidateAll(); err != nil {
+			t.Errorf("not a valid %T: %v", m, err)
+		}
+	}
+}
