@@ -76,6 +76,10 @@ func (l *loader) assign(s setting, name, text, source string) {
 		}
 		text = content
 	}
+	if (s.secret || s.fileOf) && text == Mask {
+		l.problems.Add(resource.Path(name), "is the mask of a printed secret, not the secret")
+		return
+	}
 	if err := set(s.value, text); err != nil {
 		l.problems.Add(resource.Path(name), "%s", err)
 		return
