@@ -81,7 +81,8 @@ func convert(from, into any) {
 	}
 }
 
-// in makes the namespace of backends explicit: without one they are looked for in that of the route.
+// in makes the namespace of backends explicit: services without one are looked for in that of the route.
+// The other kinds of destinations belong to no namespace of applications.
 func (c RuleConf) in(namespace string) RuleConf {
 	if namespace == "" {
 		return c
@@ -102,7 +103,7 @@ func (c RuleConf) in(namespace string) RuleConf {
 }
 
 func inNamespace(b policy.BackendRef, namespace string) policy.BackendRef {
-	if _, named := b.Labels[resource.LabelNamespace]; named {
+	if _, named := b.Labels[resource.LabelNamespace]; named || b.Kind != policy.TargetService {
 		return b
 	}
 	labels := map[string]string{resource.LabelNamespace: namespace}
