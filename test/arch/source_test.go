@@ -169,12 +169,12 @@ type callRule struct {
 
 var callRules = []callRule{
 	{
-		why: "only the command files exit", from: []string{"..."}, except: []string{"", "test/..."},
+		why: "only the command files exit", from: []string{"..."}, except: append([]string{""}, testSupport...),
 		calls: []string{"os.Exit", "log.Fatal", "log.Fatalf", "log.Panic"},
 	},
 	{
 		why: "only the command files read the environment; dataplane/envoy finds its binary by CAUSEWAY_ENVOY", from: []string{"..."},
-		except: []string{"", "dataplane/envoy", "test/...", "store/storetest"},
+		except: append([]string{"", "dataplane/envoy"}, testSupport...),
 		calls:  []string{"os.Getenv", "os.LookupEnv", "os.Environ", "os.ExpandEnv"},
 	},
 	{
@@ -211,6 +211,24 @@ func TestCallsStayWhereTheyBelong(t *testing.T) {
 					if slices.Contains(r.calls, c.name) {
 						t.Errorf("%s: %s must not be called here: %s", at(fset, c.pos), c.name, r.why)
 					}
+				}
+			}
+		}
+	}
+}
+
+// TestTheCoreServesNothing lets pure packages name what HTTP defines, and use nothing of its machinery.
+func TestTheCoreServesNothing(t *testing.T) {
+	for _, p := range packages(t) {
+		if !anyMatches(pure, p.path) || anyMatches(testSupport, p.path) || !slices.Contains(p.Imports, "net/http") {
+			continue
+		}
+		fset, files := source(t, p)
+		for _, f := range files {
+			for _, c := range calls(f) {
+				name, isHTTP := strings.CutPrefix(c.name, "http.")
+				if isHTTP && !strings.HasPrefix(name, "Status") && !strings.HasPrefix(name, "Method") {
+					t.Errorf("%s: %s: the core may only name statuses and methods", at(fset, c.pos), c.name)
 				}
 			}
 		}
