@@ -27,7 +27,7 @@ type Facts struct {
 
 // Equal compares facts.
 func (f Facts) Equal(o Facts) bool {
-	return f.Draining == o.Draining && maps.Equal(f.Inbounds, o.Inbounds)
+	return f.Draining == o.Draining && f.Down == o.Down && maps.Equal(f.Inbounds, o.Inbounds)
 }
 
 // Status is what the zone has derived for a destination: stable addresses, and whether clients may use mesh TLS.
