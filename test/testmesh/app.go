@@ -1,0 +1,193 @@
+package testmesh
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/causeway-mesh/causeway/api/mesh"
+)
+
+// An Answer is what the server of a workload says about the request that reached it.
+type Answer struct {
+	Instance string      `json:"instance"`
+	Method   string      `json:"method"`
+	Path     string      `json:"path"` // with the query
+	Host     string      `json:"host"`
+	Proto    string      `json:"proto"`
+	Header   http.Header `json:"header"`
+}
+
+// An App is the server of a workload: it answers who it is and what it got. Over TCP it says its name on a line and then echoes.
+// A request can ask for a delay and a status with the query parameters of these names.
+type App struct {
+	name     string
+	protocol mesh.Protocol
+	listener net.Listener
+	http     *http.Server
+	conns    sync.WaitGroup
+
+	mu       sync.Mutex
+	seen     map[string]int // requests by path
+	failures int            // of the next requests
+	status   int            // that they fail with; 0 is a broken connection
+	sick     bool
+	open     map[net.Conn]bool
+	stopped  bool
+}
+
+// ProbePath is where an HTTP service probe finds out whether the workload is well; such requests are not counted.
+const ProbePath = "/probe"
+
+func startApp(t testing.TB, name string, p mesh.Protocol, host string) *App {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		t.Fatalf("start the server of %s: %v", name, err)
+	}
+	a := &App{name: name, protocol: p, listener: l, seen: map[string]int{}, open: map[net.Conn]bool{}}
+	a.conns.Add(1)
+	if p.IsHTTP() {
+		a.http = &http.Server{Handler: http.HandlerFunc(a.answer), Protocols: new(http.Protocols)}
+		a.http.Protocols.SetHTTP1(true)
+		a.http.Protocols.SetUnencryptedHTTP2(true)
+		go func() {
+			defer a.conns.Done()
+			if err := a.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				t.Errorf("the server of %s ended: %v", name, err)
+			}
+		}()
+	} else {
+		go a.accept()
+	}
+	t.Cleanup(a.stop)
+	return a
+}
+
+// Port is where the server listens.
+func (a *App) Port() int { return a.listener.Addr().(*net.TCPAddr).Port }
+
+// stop ends the server and its connections at once.
+func (a *App) stop() {
+	if a.http != nil {
+		_ = a.http.Close() // also when it is closed already
+	}
+	_ = a.listener.Close()
+	a.mu.Lock()
+	a.stopped = true
+	for c := range a.open {
+		_ = c.Close()
+	}
+	a.mu.Unlock()
+	a.conns.Wait()
+}
+
+func (a *App) accept() {
+	defer a.conns.Done()
+	for {
+		c, err := a.listener.Accept()
+		if err != nil {
+			return
+		}
+		a.mu.Lock()
+		if a.stopped {
+			a.mu.Unlock()
+			_ = c.Close()
+			return
+		}
+		a.open[c] = true
+		a.seen["/"]++
+		a.conns.Add(1)
+		a.mu.Unlock()
+		go a.echo(c)
+	}
+}
+
+func (a *App) echo(c net.Conn) {
+	defer a.conns.Done()
+	if _, err := fmt.Fprintln(c, a.name); err == nil {
+		_, _ = io.Copy(c, c) // until either side ends
+	}
+	_ = c.Close()
+	a.mu.Lock()
+	delete(a.open, c)
+	a.mu.Unlock()
+}
+
+// answer serves one request.
+func (a *App) answer(w http.ResponseWriter, r *http.Request) {
+	status := http.StatusOK
+	a.mu.Lock()
+	if r.URL.Path == ProbePath {
+		if a.sick {
+			status = http.StatusServiceUnavailable
+		}
+		a.mu.Unlock()
+		w.WriteHeader(status)
+		return
+	}
+	a.seen[r.URL.Path]++
+	if a.failures > 0 {
+		a.failures--
+		status = a.status
+	}
+	a.mu.Unlock()
+	if status == 0 {
+		panic(http.ErrAbortHandler) // the connection breaks
+	}
+	q := r.URL.Query()
+	if d, err := time.ParseDuration(q.Get("delay")); err == nil {
+		wait := time.NewTimer(d)
+		defer wait.Stop()
+		select {
+		case <-wait.C:
+		case <-r.Context().Done():
+			return
+		}
+	}
+	if s, err := strconv.Atoi(q.Get("status")); err == nil {
+		status = s
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(Answer{a.name, r.Method, r.URL.RequestURI(), r.Host, r.Proto, r.Header}) // the client may have gone
+}
+
+// Fail lets the next n requests fail with a status.
+func (a *App) Fail(n, status int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.failures, a.status = n, status
+}
+
+// Break lets the next n requests fail with a broken connection.
+func (a *App) Break(n int) { a.Fail(n, 0) }
+
+// SetWell decides what HTTP service probes are told.
+func (a *App) SetWell(well bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sick = !well
+}
+
+// Seen is the number of requests for a path that have reached the server.
+func (a *App) Seen(path string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.seen[path]
+}
+
+// Paths are all requests that have reached the server, by path.
+func (a *App) Paths() map[string]int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.seen)
+}

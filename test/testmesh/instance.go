@@ -1,0 +1,379 @@
+package testmesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/causeway-mesh/causeway/api/client"
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/dataplane/agent"
+)
+
+// A Workload says what to run: a server with a sidecar of its own.
+type Workload struct {
+	// Name of the Dataplane, such as web-1.
+	Name string
+	// Service is the label kuma.io/workload, from which the service is generated. Default the name without its last part.
+	Service  string
+	Protocol mesh.Protocol // default http
+	Labels   map[string]string
+	// Probe of the server; with one the workload gets no traffic before it succeeds.
+	Probe    *mesh.ServiceProbe
+	Outbound []mesh.Outbound
+	// Block is the loopback block of outbounds. Default what the agent finds.
+	Block string
+	// Token is what the agent is allowed to be. Default the name and the service.
+	Token client.DataplaneToken
+	// Drain is how long a stop may take. Default 3s.
+	Drain time.Duration
+	// Apart runs the agent in a process of its own, so that it can be killed. The test binary must call Main.
+	Apart bool
+}
+
+// An Instance is a running workload.
+type Instance struct {
+	Workload
+	App  *App
+	Host string // the loopback address of the workload
+
+	mesh *Mesh
+	http *http.Client
+	logs *journal
+	cfg  agent.Config
+
+	mu        sync.Mutex
+	agent     running
+	addresses map[string]string
+}
+
+// A running agent.
+type running interface {
+	stop() // gracefully
+	kill() // at once, with its Envoy
+	done() <-chan struct{}
+	err() error // after done
+}
+
+// port is where every workload of this process takes traffic. Addresses differ; the port only keeps apart from other processes.
+var port = sync.OnceValue(func() uint32 { return 10000 + rand.Uint32N(20000) })
+
+// Workload starts a workload and waits until its proxy is ready.
+func (m *Mesh) Workload(t testing.TB, w Workload) *Instance {
+	t.Helper()
+	return m.Workloads(t, w)[0]
+}
+
+// Workloads starts workloads together and waits until their proxies are ready.
+func (m *Mesh) Workloads(t testing.TB, ws ...Workload) []*Instance {
+	t.Helper()
+	var out []*Instance
+	for _, w := range ws {
+		i := m.instance(t, w)
+		i.launch(t)
+		out = append(out, i)
+	}
+	for _, i := range out {
+		i.untilReady(t)
+	}
+	return out
+}
+
+// Refused runs an agent that must give up, and says why it did.
+func (m *Mesh) Refused(t testing.TB, w Workload) error {
+	t.Helper()
+	i := m.instance(t, w)
+	i.launch(t)
+	select {
+	case <-i.agent.done():
+	case <-time.After(patience):
+		t.Fatalf("the agent of %s did not give up\n%s", i.Name, i.logs.tail(10))
+	}
+	err := i.agent.err()
+	if err == nil {
+		t.Fatalf("the agent of %s ended without a reason", i.Name)
+	}
+	return err
+}
+
+// instance makes the server, the Dataplane, the token and the settings of a workload, and runs no agent yet.
+func (m *Mesh) instance(t testing.TB, w Workload) *Instance {
+	t.Helper()
+	if w.Service == "" {
+		w.Service = w.Name
+		if i := strings.LastIndexByte(w.Name, '-'); i > 0 {
+			w.Service = w.Name[:i]
+		}
+	}
+	if w.Protocol == "" {
+		w.Protocol = mesh.HTTP
+	}
+	if w.Drain == 0 {
+		w.Drain = 3 * time.Second
+	}
+	if w.Token.Name == "" && w.Token.Workload == "" {
+		w.Token.Name, w.Token.Workload = w.Name, w.Service
+	}
+	i := &Instance{Workload: w, Host: nextHost(), mesh: m, http: newClient(64), logs: newJournal(), addresses: map[string]string{}}
+	i.App = startApp(t, w.Name, w.Protocol, i.Host)
+	t.Cleanup(i.http.CloseIdleConnections)
+	i.cfg = i.settings(t)
+	m.mu.Lock()
+	m.instances = append(m.instances, i)
+	m.mu.Unlock()
+	return i
+}
+
+// settings of the agent: what a user would write into files.
+func (i *Instance) settings(t testing.TB) agent.Config {
+	t.Helper()
+	m := i.mesh
+	dir := filepath.Join(m.dir, m.Name+"."+i.Name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, data []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	cp := m.ControlPlane()
+	c := agent.Default()
+	c.Zone.Addresses, c.Zone.CAFile = []string{cp.AgentsAddress()}, cp.CAFile()
+	c.Dataplane.File = write("dataplane.yaml", i.dataplane(t))
+	c.Dataplane.TokenFile = write("token", []byte(m.Token(t, i.Token)))
+	c.Envoy.Binary = m.envoy
+	c.RuntimeDir, c.DrainTime, c.Version = filepath.Join(m.dir, "run"), i.Drain, "test"
+	return c
+}
+
+func (i *Instance) dataplane(t testing.TB) []byte {
+	t.Helper()
+	labels := maps.Clone(i.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	if i.Service != "-" {
+		labels[resource.LabelWorkload] = i.Service
+	}
+	out, err := yaml.Marshal(map[string]any{
+		"type": mesh.TypeDataplane, "mesh": i.mesh.Name, "name": i.Name, "labels": labels,
+		"networking": mesh.Networking{
+			Address: i.Host, OutboundBlock: i.Block, Outbound: i.Outbound,
+			Inbound: []mesh.Inbound{{
+				Port: port(), ServicePort: uint32(i.App.Port()), Name: "main", Protocol: i.Protocol, ServiceProbe: i.Probe,
+			}},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// launch runs the agent.
+func (i *Instance) launch(t testing.TB) {
+	t.Helper()
+	var a running
+	if i.Apart {
+		a = startApart(t, i.cfg, i.logs)
+	} else {
+		a = startInside(context.WithoutCancel(t.Context()), i.cfg, i.logs)
+	}
+	i.mu.Lock()
+	i.agent = a
+	i.mu.Unlock()
+	t.Cleanup(func() {
+		i.finish(t, a)
+		if t.Failed() {
+			t.Logf("the end of the log of %s:\n%s", i.Name, i.logs.tail(25))
+		}
+	})
+}
+
+// finish ends an agent however it stands; nobody waits for its connections.
+func (i *Instance) finish(t testing.TB, a running) {
+	a.stop()
+	a.kill()
+	select {
+	case <-a.done():
+	case <-time.After(i.Drain + patience):
+		t.Errorf("the agent of %s does not end", i.Name)
+	}
+}
+
+// untilReady waits until Envoy has its configuration.
+func (i *Instance) untilReady(t testing.TB) {
+	t.Helper()
+	i.mesh.Until(t, "the proxy of "+i.Name+" is ready", func() (any, bool) {
+		select {
+		case <-i.agent.done():
+			t.Fatalf("the agent of %s ended: %v\n%s", i.Name, i.agent.err(), i.logs.tail(15))
+		default:
+		}
+		_, err := i.Admin("/ready")
+		return fmt.Sprintf("%v\n%s", err, i.logs.tail(10)), err == nil
+	})
+}
+
+// Stop ends the workload gracefully: peers are told, connections end, then Envoy and the server.
+func (i *Instance) Stop(t testing.TB) {
+	t.Helper()
+	i.StopAgent(t)
+	i.App.stop()
+}
+
+// StopAgent ends the agent and its Envoy gracefully; the server stays.
+func (i *Instance) StopAgent(t testing.TB) {
+	t.Helper()
+	a := i.agent
+	a.stop()
+	select {
+	case <-a.done():
+	case <-time.After(i.Drain + patience):
+		t.Fatalf("the agent of %s does not end\n%s", i.Name, i.logs.tail(15))
+	}
+	if err := a.err(); err != nil {
+		t.Errorf("the agent of %s ended: %v", i.Name, err)
+	}
+}
+
+// StartAgent runs an agent again and waits until its proxy is ready.
+func (i *Instance) StartAgent(t testing.TB) {
+	t.Helper()
+	i.launch(t)
+	i.untilReady(t)
+}
+
+// Kill ends everything of the workload at once, as when its host dies: agent (when it runs apart), Envoy and server.
+func (i *Instance) Kill(t testing.TB) {
+	t.Helper()
+	i.KillAgent(t)
+	i.App.stop()
+}
+
+// KillAgent kills the agent (when it runs apart) and its Envoy; the server stays.
+func (i *Instance) KillAgent(t testing.TB) {
+	t.Helper()
+	i.agent.kill()
+	if i.Apart {
+		<-i.agent.done()
+	}
+}
+
+// Admin asks Envoy's administration for a path.
+func (i *Instance) Admin(path string) (string, error) {
+	socket := filepath.Join(i.cfg.RuntimeDir, i.mesh.Name+"."+i.Name, "admin.sock")
+	c := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		},
+	}}
+	resp, err := c.Get("http://envoy" + path)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", resp.Status, clip(string(body)))
+	}
+	return string(body), err
+}
+
+// Stats reads the counters and gauges of Envoy whose whole names match a regular expression.
+func (i *Instance) Stats(t testing.TB, pattern string) map[string]int {
+	t.Helper()
+	text, err := i.Admin("/stats")
+	if err != nil {
+		t.Fatalf("statistics of %s: %v", i.Name, err)
+	}
+	wanted, out := regexp.MustCompile("^(?:"+pattern+")$"), map[string]int{}
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		if n, err := strconv.Atoi(value); err == nil && wanted.MatchString(name) {
+			out[name] = n
+		}
+	}
+	return out
+}
+
+// Stat is the sum of the counters and gauges of Envoy whose names match a regular expression.
+func (i *Instance) Stat(t testing.TB, pattern string) int {
+	t.Helper()
+	sum := 0
+	for _, n := range i.Stats(t, pattern) {
+		sum += n
+	}
+	return sum
+}
+
+// Address is where the workload finds a service: the low half of the service's virtual address in its own loopback block.
+func (i *Instance) Address(t testing.TB, service string) string {
+	t.Helper()
+	i.mu.Lock()
+	known := i.addresses[service]
+	i.mu.Unlock()
+	if known != "" {
+		return known
+	}
+	i.mesh.Until(t, service+" has an address for "+i.Name, func() (any, bool) {
+		var err error
+		known, err = i.resolve(t, service)
+		return err, err == nil
+	})
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.addresses[service] = known
+	return known
+}
+
+func (i *Instance) resolve(t testing.TB, service string) (string, error) {
+	var s struct {
+		Spec   mesh.MeshService       `json:"spec"`
+		Status mesh.MeshServiceStatus `json:"status"`
+	}
+	var dp mesh.Dataplane
+	switch {
+	case !i.mesh.Read(t, mesh.TypeMeshService, service, &s):
+		return "", errors.New("there is no such MeshService")
+	case len(s.Status.VIPs) == 0 || len(s.Spec.Ports) == 0:
+		return "", errors.New("it has no virtual address or port")
+	case !i.mesh.Read(t, mesh.TypeDataplane, i.Name, &dp):
+		return "", errors.New("there is no such Dataplane")
+	}
+	block, err := netip.ParsePrefix(dp.Networking.OutboundBlock)
+	if err != nil {
+		return "", fmt.Errorf("outboundBlock: %w", err)
+	}
+	vip, err := netip.ParseAddr(s.Status.VIPs[0].IP)
+	if err != nil {
+		return "", fmt.Errorf("virtual address: %w", err)
+	}
+	b, low := block.Addr().As4(), vip.As4()
+	at := netip.AddrFrom4([4]byte{b[0], b[1], low[2], low[3]})
+	return netip.AddrPortFrom(at, uint16(s.Spec.Ports[0].Port)).String(), nil
+}
+
+// Direct is where the sidecar of the workload takes traffic for it.
+func (i *Instance) Direct() string { return net.JoinHostPort(i.Host, strconv.Itoa(int(port()))) }
