@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -76,7 +77,7 @@ func columnsOf(k resource.Kind) []column {
 	case k.Name == mesh.TypeDataplane:
 		return []column{{"STATUS", statusCell}, {"ADDRESS", networkingCell("address")}, {"INBOUNDS", inboundsCell}}
 	case k.Name == mesh.TypeMeshService:
-		return []column{{"STATE", func(t tree) string { return t.text("spec", "state") }}, {"PORTS", portsCell}, {"PROXIES", proxiesCell}}
+		return []column{{"STATE", func(t tree) string { return cmp.Or(t.text("status", "state"), t.text("spec", "state")) }}, {"PORTS", portsCell}, {"PROXIES", proxiesCell}}
 	case k.Name == mesh.TypeMeshMultiZoneService:
 		return []column{{"PORTS", portsCell}}
 	case k.Name == mesh.TypeMeshIdentity:

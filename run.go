@@ -25,7 +25,7 @@ var otherVariables = []string{
 func (p *program) runCommand() *cobra.Command {
 	return group("run", "Run a control plane or a proxy in the foreground",
 		"  causeway run zone --zone east\n  causeway run dataplane --config web.yaml",
-		p.runZoneCommand())
+		p.runZoneCommand(), p.runDataplaneCommand())
 }
 
 // role is one thing that runs: its settings with their defaults, and how it is run with them.

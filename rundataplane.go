@@ -1,0 +1,26 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/causeway-mesh/causeway/dataplane/agent"
+)
+
+func (p *program) runDataplaneCommand() *cobra.Command {
+	defaults := agent.Default()
+	f := facts()
+	defaults.Version, defaults.Commit = f.Version, f.Commit
+	return roleCommand(p, role[agent.Config]{
+		use: "dataplane", short: "Run the proxy of a workload: its agent and its Envoy",
+		long: `dataplane runs beside a workload: it enrols with the zone, keeps the workload's key, runs Envoy and drains it on SIGTERM.
+
+It needs no root. The Dataplane resource comes from --dataplane-file, or exists in the zone already and is named.
+Envoy is the one of --envoy-binary, of CAUSEWAY_ENVOY, or the one that "causeway envoy fetch" installed.`,
+		example: `  causeway run dataplane --dataplane-file web.yaml --dataplane-token-file web.token --zone-ca-file ca.pem
+  causeway run dataplane --config web-1.yaml --drain-time 5s
+  CAUSEWAY_ZONE_ADDRESSES=east-1:5678,east-2:5678 causeway run dataplane --config web-1.yaml`,
+		defaults: defaults,
+		log:      func(c agent.Config) (string, string) { return c.Log.Level, c.Log.Format },
+		run:      agent.Run,
+	})
+}
