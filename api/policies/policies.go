@@ -3,10 +3,12 @@
 package policies
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
 
+	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/policies/circuitbreaker"
 	"github.com/causeway-mesh/causeway/api/policies/httproute"
 	"github.com/causeway-mesh/causeway/api/policies/retry"
@@ -37,7 +39,7 @@ func Kinds() []resource.Kind {
 }
 
 // Defaults makes the policies that a new mesh starts with, apart from the types to skip; "*" skips all.
-func Defaults(mesh string, skip []string) ([]resource.Resource, error) {
+func Defaults(meshName string, skip []string) ([]resource.Resource, error) {
 	var out []resource.Resource
 	for _, d := range []struct {
 		kind, name string
@@ -51,13 +53,30 @@ func Defaults(mesh string, skip []string) ([]resource.Resource, error) {
 		if slices.Contains(skip, d.kind) || slices.Contains(skip, "*") {
 			continue
 		}
-		r, err := resource.WithSpec(resource.Meta{Type: d.kind, Mesh: mesh, Name: d.name + mesh}, d.spec)
+		r, err := resource.WithSpec(resource.Meta{Type: d.kind, Mesh: meshName, Name: d.name + meshName}, d.spec)
 		if err != nil {
-			return nil, fmt.Errorf("make default %s of mesh %s: %w", d.kind, mesh, err)
+			return nil, fmt.Errorf("make default %s of mesh %s: %w", d.kind, meshName, err)
 		}
 		out = append(out, r)
 	}
 	return out, nil
+}
+
+// Ineffective says what of the policies in force for a destination has no effect beside the others.
+func Ineffective(protocol mesh.Protocol, effective func(typ string) policy.Effective) []string {
+	var t timeout.Conf
+	var r retry.Conf
+	if !protocol.IsHTTP() || !read(effective(timeout.Policy.Name), &t) || !read(effective(retry.Policy.Name), &r) {
+		return nil
+	}
+	if t.HTTP == nil || t.HTTP.RequestTimeout == nil {
+		return nil
+	}
+	return retry.Ineffective(r, string(protocol), t.HTTP.RequestTimeout.Duration)
+}
+
+func read(e policy.Effective, into any) bool {
+	return e.Conf != "" && json.Unmarshal([]byte(e.Conf), into) == nil
 }
 
 func toAll[C any](c C) *policy.Spec[C] {

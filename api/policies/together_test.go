@@ -1,0 +1,126 @@
+package policies_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policies"
+	"github.com/causeway-mesh/causeway/api/policy"
+	"github.com/causeway-mesh/causeway/api/proxy"
+	"github.com/causeway-mesh/causeway/api/resource"
+)
+
+// inForce is what the default policies of a mesh put in force for an ordinary service.
+func inForce(t *testing.T, p policy.Policy, protocol mesh.Protocol) policy.Effective {
+	t.Helper()
+	list, err := policies.Defaults("m", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var entries []policy.Entry
+	for _, r := range list {
+		if r.Type != p.Resource().Name {
+			continue
+		}
+		parts, err := p.Parts(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := policy.HeadOf(p.Resource(), r, parts)
+		for i, it := range parts.To {
+			entries = append(entries, policy.Entry{Head: h, Index: i, Item: it})
+		}
+	}
+	sources := policy.ForDestination(entries, policy.Target{Kind: policy.TargetService}, nil)
+	return p.Effective(proxy.Outbound, string(protocol), sources)
+}
+
+// The defaults of a mesh must work together: a try leaves time for another, and grpc streams are not cut.
+func TestDefaultsWorkTogether(t *testing.T) {
+	byName := map[string]policy.Policy{}
+	for _, p := range policies.All {
+		byName[p.Resource().Name] = p
+	}
+	for protocol, want := range map[mesh.Protocol]string{mesh.HTTP: "15s", mesh.HTTP2: "15s", mesh.GRPC: "0s"} {
+		effective := func(typ string) policy.Effective { return inForce(t, byName[typ], protocol) }
+		if got := policies.Ineffective(protocol, effective); len(got) > 0 {
+			t.Errorf("%s: %v", protocol, got)
+		}
+		if conf := policy.Project(effective("MeshTimeout").Conf, []string{"http.requestTimeout"}); conf != `{"http":{"requestTimeout":"`+want+`"}}` {
+			t.Errorf("%s: request timeout is %s, want %s", protocol, conf, want)
+		}
+	}
+}
+
+func TestIneffective(t *testing.T) {
+	effective := func(timeout, retry string) func(string) policy.Effective {
+		return func(typ string) policy.Effective {
+			return policy.Effective{Conf: map[string]string{"MeshTimeout": timeout, "MeshRetry": retry}[typ]}
+		}
+	}
+	const slow = `{"http":{"numRetries":2,"perTryTimeout":"5s"},"grpc":{"perTryTimeout":"9s"}}`
+	for _, c := range []struct {
+		name     string
+		protocol mesh.Protocol
+		timeout  string
+		retry    string
+		want     int
+	}{
+		{"below", mesh.HTTP, `{"http":{"requestTimeout":"6s"}}`, slow, 0},
+		{"equal", mesh.HTTP, `{"http":{"requestTimeout":"5s"}}`, slow, 1},
+		{"above", mesh.HTTP2, `{"http":{"requestTimeout":"1s"}}`, slow, 1},
+		{"of the other protocol", mesh.GRPC, `{"http":{"requestTimeout":"9s"}}`, slow, 1},
+		{"no request timeout", mesh.GRPC, `{"http":{"requestTimeout":"0s"}}`, slow, 0},
+		{"no retries", mesh.HTTP, `{"http":{"requestTimeout":"1s"}}`, `{"http":{"numRetries":0,"perTryTimeout":"5s"}}`, 0},
+		{"no policy", mesh.HTTP, ``, ``, 0},
+		{"bytes", mesh.TCP, `{"connectionTimeout":"1s"}`, slow, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := policies.Ineffective(c.protocol, effective(c.timeout, c.retry)); len(got) != c.want {
+				t.Errorf("got %q, want %d", got, c.want)
+			}
+		})
+	}
+}
+
+// Each policy has its manual beside it, which explains every field users can write and shows examples that are accepted.
+func TestManuals(t *testing.T) {
+	kinds := resource.NewKinds(policies.Kinds()...)
+	for _, k := range policies.Kinds() {
+		folder := strings.ToLower(strings.TrimPrefix(k.Name, "Mesh"))
+		manual, err := os.ReadFile(filepath.Join(folder, "README.md"))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		source, err := os.ReadFile(filepath.Join(folder, folder+".go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tag := range regexp.MustCompile("`json:\"([A-Za-z0-9]+)").FindAllStringSubmatch(string(source), -1) {
+			if !strings.Contains(string(manual), tag[1]) {
+				t.Errorf("the manual of %s does not mention %s", k.Name, tag[1])
+			}
+		}
+		examples := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(manual), -1)
+		if len(examples) < 2 {
+			t.Errorf("the manual of %s has %d examples", k.Name, len(examples))
+		}
+		for _, e := range examples {
+			decoded, err := kinds.DecodeYAML([]byte(e[1]), true)
+			if err != nil {
+				t.Errorf("%s: %v in\n%s", k.Name, err, e[1])
+				continue
+			}
+			for _, d := range decoded {
+				if ps := k.Validate(d.Resource); d.Type != k.Name || len(ps) > 0 {
+					t.Errorf("%s: %v in\n%s", k.Name, ps, e[1])
+				}
+			}
+		}
+	}
+}
