@@ -102,8 +102,8 @@ func (m *merger) overlay(dst, src map[string]any, at string, s Sourced) {
 			merged := maps.Clone(child)
 			m.overlay(merged, v, path, s)
 			dst[k] = merged
-			if len(v) == 0 {
-				m.origin[path] = Origin{path, s.Policy, s.Index}
+			if len(merged) == 0 && (!ok || len(child) > 0) {
+				m.origin[path] = Origin{path, s.Policy, s.Index} // it is there, or became empty, because of this one
 			}
 		case []any:
 			if old, ok := dst[k].([]any); ok && strings.HasPrefix(k, "append") {

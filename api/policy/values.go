@@ -49,8 +49,8 @@ func (d Decimal) MarshalJSON() ([]byte, error) {
 	if d.text == "" {
 		return []byte("0"), nil
 	}
-	if _, err := strconv.ParseInt(d.text, 10, 64); err == nil {
-		return []byte(d.text), nil
+	if n, err := strconv.ParseInt(d.text, 10, 64); err == nil {
+		return strconv.AppendInt(nil, n, 10), nil // JSON knows no "+7" and no "007"
 	}
 	return json.Marshal(d.text)
 }
