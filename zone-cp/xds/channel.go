@@ -41,8 +41,9 @@ type holding struct {
 	frag    *envoy.Fragment // nil: content that this server does not have
 	version string
 	held    bool
-	sure    bool // false after a NACK, when Envoy itself forgets what it applied
-	prior   bool // declared by the client when the stream began
+	sure    bool   // false after a NACK: nobody knows what Envoy applied of that response
+	tried   string // when not sure: the one version that was refused since, or several
+	prior   bool   // declared by the client when the stream began
 }
 
 // nothing says that the client does not have the resource.
@@ -186,6 +187,11 @@ func (c *channel) open(subscribe names, initial map[string]string) {
 	c.wildcard = c.legacy || subscribe.has(star)
 	c.named = subscribe.without([]string{star})
 	c.greet = c.wildcard
+	for name, h := range c.over { // of the last stream
+		if _, declared := initial[name]; !declared {
+			c.over[name] = holding{tried: h.tried}
+		}
+	}
 	for name, version := range initial {
 		if !c.subscribed(name) {
 			continue
@@ -195,7 +201,7 @@ func (c *channel) open(subscribe names, initial map[string]string) {
 			h.frag, h.prior = f, false
 		}
 		if old := c.over[name]; old.held && old.version == version {
-			h.sure, h.frag = false, old.frag // refused meanwhile: what the client declares may not be what it runs
+			h.sure, h.frag, h.tried = false, old.frag, old.tried // refused meanwhile: what the client declares may not be what it runs
 		}
 		c.set(name, h)
 	}
@@ -295,7 +301,9 @@ func (c *channel) land(f *flight) {
 		} else {
 			drop(&c.over, name)
 		}
-		c.arrived(name, f)
+		if c.typ != envoy.Endpoint { // a cluster that hears there are no endpoints is not ready for anything
+			c.arrived(name, f)
+		}
 	}
 	if f.complete {
 		c.rebase(f.to, f.withheld)

@@ -57,6 +57,7 @@ type client struct {
 	session *Session
 	bad     func(*envoy.Fragment) bool // what it refuses
 	silent  bool                       // its NACKs name nothing
+	patient bool                       // the server gives up waiting after a while
 	late    bool                       // it acknowledges before it subscribes
 	prompt  bool                       // it answers for clusters while they warm
 	kept    []*discoveryv3.DeltaDiscoveryRequest
@@ -75,6 +76,8 @@ type client struct {
 	opened   [envoy.NumTypes]bool
 	received int // resources
 	nacked   int
+	timeouts int
+	overdue  bool // what is not ready may be sent from now on
 	log      []string
 }
 
@@ -162,6 +165,16 @@ func (c *client) ask(t envoy.Type, add, drop []string) {
 // target gives the session a table, and the model the meaning of its versions.
 func (c *client) target(t *envoy.Table) {
 	c.learn(t)
+	c.note("   table %d:", t.Sequence)
+	for typ := range envoy.NumTypes {
+		for _, p := range []*envoy.Part{t.Shared, t.Own} {
+			var list []string
+			for _, f := range p.Of(typ) {
+				list = append(list, f.Name+"@"+f.Version[:4])
+			}
+			c.note("      %s %v", typ, list)
+		}
+	}
 	c.session.Target(t)
 }
 
@@ -209,6 +222,7 @@ func (c *client) pull() bool {
 	if !ok {
 		return false
 	}
+	c.note("   %s nonce=%s of table %d, complete %v", r.Type, r.Nonce, r.Version, r.flight.complete)
 	raw := r.Buffers().Materialize()
 	var m discoveryv3.DeltaDiscoveryResponse
 	if err := proto.Unmarshal(raw, &m); err != nil {
@@ -334,15 +348,17 @@ func (c *client) accept(f *envoy.Fragment) {
 // mustServe fails when something leads to a cluster that cannot take requests.
 func (c *client) mustServe(f *envoy.Fragment) {
 	for _, ref := range f.Refs {
-		if ref.Type == envoy.Cluster && !c.active[ref.Name] {
+		if ref.Type == envoy.Cluster && !c.active[ref.Name] && !c.overdue {
 			c.fail("%s %s leads to cluster %s, which is missing or was never ready", f.Type, f.Name, ref.Name)
 		}
 	}
 }
 
 func (c *client) remove(t envoy.Type, name string) {
-	delete(c.has[t], name)
 	delete(c.said[t], name)
+	if t != envoy.Endpoint && t != envoy.Route { // of these, what there was stays in force
+		delete(c.has[t], name)
+	}
 	switch t {
 	case envoy.Endpoint:
 		delete(c.warming, name) // Envoy gives up waiting
@@ -420,9 +436,26 @@ func (c *client) follow() {
 func (c *client) run(pick func(int) int) {
 	c.t.Helper()
 	for range 20_000 {
-		if !c.step(pick) {
-			return
+		if c.step(pick) {
+			continue
 		}
+		if len(c.kept) == 0 {
+			if !c.session.Waiting() || !c.patient {
+				return
+			}
+			c.overdue = true
+			c.note("overdue") // what the server does after a while: refusals can leave it waiting for what never comes
+			c.session.Overdue()
+			if !c.step(pick) {
+				return
+			}
+			continue
+		}
+		// Envoy's initial fetch timeout: it goes on with the endpoints it knew.
+		c.timeouts++
+		c.note("timeout: %v", c.warming)
+		clear(c.warming)
+		c.outbox, c.kept = append(c.outbox, c.kept...), nil
 	}
 	c.fail("it does not come to rest")
 }
@@ -461,22 +494,28 @@ func (c *client) converged(t *envoy.Table) {
 			}
 		}
 		for name := range c.has[typ] {
-			if t.Get(typ, name) == nil && len(withheld) == 0 {
+			if typ != envoy.Endpoint && typ != envoy.Route && t.Get(typ, name) == nil && len(withheld) == 0 {
 				c.fail("%s %s should be gone", typ, name)
 			}
 		}
 	}
 	for _, typ := range []envoy.Type{envoy.Listener, envoy.Route, envoy.Cluster} {
 		for name := range c.has[typ] {
+			if h := c.session.channels[typ].holds(name); withheld[to(typ, name)] && (h.prior || !h.sure) {
+				continue // what the client runs of it is not known, and it is better left alone
+			}
 			for _, ref := range c.content(typ, name).Refs {
-				if ref.Type == envoy.Endpoint && withheld[ref] && !c.leadsTo(name) {
-					continue // it came so from another stream, and nothing uses it
+				if ref.Type == envoy.Endpoint && !c.leadsTo(name) {
+					continue // nothing uses it
 				}
 				if _, ok := c.has[ref.Type][ref.Name]; !ok {
 					c.fail("%s %s needs %s %s, which the client does not have", typ, name, ref.Type, ref.Name)
 				}
 			}
 		}
+	}
+	if c.timeouts > 0 && !c.patient {
+		c.fail("Envoy ran into %d timeouts", c.timeouts)
 	}
 	for name := range c.warming {
 		if !withheld[to(envoy.Endpoint, name)] {

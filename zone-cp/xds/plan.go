@@ -151,13 +151,15 @@ func (s *Session) decide(c *channel, name string, p *plan) {
 	case stays:
 	case again && c.typ == envoy.Endpoint:
 		// A cluster warms, although it is about to go. It gets back what it had, or hears that there is nothing.
-		if have.frag != nil {
-			p.own = append(p.own, have.frag)
+		if have.held && have.frag != nil {
+			p.own, p.withheld = append(p.own, have.frag), append(p.withheld, name)
 		} else {
 			p.missing = append(p.missing, name)
 		}
-	case made == nil && s.inUse(envoy.Ref{Type: c.typ, Name: name}):
-		p.withheld = append(p.withheld, name)
+	case s.inUse(envoy.Ref{Type: c.typ, Name: name}):
+		if made == nil {
+			p.withheld = append(p.withheld, name)
+		}
 	case have.held || !have.sure:
 		p.removed = append(p.removed, name)
 	case made == nil && (again || c.unanswered(name)):

@@ -86,7 +86,7 @@ func (w *world) table(t *rapid.T) *envoy.Table {
 }
 
 // drive lets a client live through random tables, interleavings and reconnects, and requires that it comes to hold the last.
-func drive(t *rapid.T, tb testing.TB, badness int, clients int) {
+func drive(t *rapid.T, tb testing.TB, badness, clients int, reconnects bool) {
 	w := &world{badness: badness, bad: map[string]bool{}, made: map[string]*envoy.Fragment{}}
 	ward := NewQuarantine().Ward("1")
 	var all []*client
@@ -94,6 +94,7 @@ func drive(t *rapid.T, tb testing.TB, badness int, clients int) {
 		c := newClient(rapidTB{tb, t}, ward)
 		c.bad = func(f *envoy.Fragment) bool { return w.bad[f.Version] }
 		c.silent = rapid.Bool().Draw(t, "silent")
+		c.patient = badness > 0
 		c.prompt = rapid.Bool().Draw(t, "prompt")
 		c.late = rapid.Bool().Draw(t, "late")
 		all = append(all, c)
@@ -108,7 +109,7 @@ func drive(t *rapid.T, tb testing.TB, badness int, clients int) {
 			for range rapid.IntRange(0, 40).Draw(t, "steps") {
 				c.step(pick)
 			}
-			if rapid.IntRange(0, 4).Draw(t, "reconnect") == 0 {
+			if reconnects && rapid.IntRange(0, 4).Draw(t, "reconnect") == 0 {
 				c.connect(ward)
 				c.session.Target(last)
 			}
@@ -135,9 +136,13 @@ func (r rapidTB) Helper() {}
 func (r rapidTB) Fatalf(format string, args ...any) { r.t.Fatalf(format, args...) }
 
 func TestClientComesToHoldTheTarget(t *testing.T) {
-	rapid.Check(t, func(r *rapid.T) { drive(r, t, 0, 1) })
+	rapid.Check(t, func(r *rapid.T) { drive(r, t, 0, 1, true) })
 }
 
 func TestClientsComeToHoldTheTargetWithoutWhatTheyRefuse(t *testing.T) {
-	rapid.Check(t, func(r *rapid.T) { drive(r, t, 8, 2) })
+	rapid.Check(t, func(r *rapid.T) { drive(r, t, 8, 2, false) })
+}
+
+func TestClientsHoldWhatTheyRefuseNeitherAfterReconnects(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) { drive(r, t, 8, 2, true) })
 }

@@ -21,8 +21,15 @@ func (s *Session) reject(c *channel, f *flight, text string) {
 			}
 		}
 		if c.subscribed(x.Name) {
-			h.sure = false
-			c.set(x.Name, h)
+			c.set(x.Name, h.doubted(x))
+			if _, awaited := c.await[x.Name]; awaited {
+				c.again(x.Name)
+			}
+		}
+	}
+	for _, name := range f.removed { // Envoy may have removed it all the same
+		if c.subscribed(name) {
+			c.set(name, c.holds(name).shaken())
 		}
 	}
 	switch {
@@ -42,10 +49,31 @@ func (s *Session) reject(c *channel, f *flight, text string) {
 	}
 }
 
+// several stands for more than one version.
+const several = "*"
+
+// doubted is the holding after a response with another fragment may or may not have been applied.
+func (h holding) doubted(x *envoy.Fragment) holding {
+	switch {
+	case h.sure:
+		h.tried = x.Version
+	case h.tried != x.Version:
+		h.tried = several
+	}
+	h.sure = false
+	return h
+}
+
+// shaken is the holding after a refused response that removed it.
+func (h holding) shaken() holding {
+	h.sure, h.tried = false, several
+	return h
+}
+
 // refuse records that a fragment was refused alone, which proves it bad.
 func (s *Session) refuse(c *channel, x *envoy.Fragment, text string) {
-	if h := c.holds(x.Name); !h.held {
-		h.sure = true // it was never applied, in no response
+	if h := c.holds(x.Name); h.tried == x.Version {
+		h.sure, h.tried = true, "" // what is bad by itself was applied in no response: the former runs
 		c.set(x.Name, h)
 	}
 	drop(&c.groups, x.Name)

@@ -337,11 +337,16 @@ func (s *Session) Debt() *Debt {
 		}
 		if c.flight != nil { // the refusal may be what was lost
 			for x := range c.flight.fragments {
-				h := c.holds(x.Name)
-				h.sure = false
-				put(&d.unsure[i], x.Name, h)
+				put(&d.unsure[i], x.Name, c.holds(x.Name).doubted(x))
 				if c.typ == envoy.Endpoint {
 					d.endpoints = append(d.endpoints, x.Name)
+				}
+				open = true
+			}
+			for _, name := range c.flight.removed {
+				put(&d.unsure[i], name, c.holds(name).shaken())
+				if c.typ == envoy.Endpoint {
+					d.endpoints = append(d.endpoints, name)
 				}
 				open = true
 			}

@@ -16,7 +16,7 @@ type doubt struct {
 	bad        map[envoy.Ref]string // with Envoy's words
 	touched    map[envoy.Ref]struct{}
 	answers    map[envoy.Ref]answer
-	inUse      map[envoy.Ref]struct{} // not in the target and needed by what stays
+	inUse      map[envoy.Ref]struct{} // not wanted for itself, and needed by what stays
 	guarded    [envoy.NumTypes]bool   // something stays whose content is not known, and may need any resource of the type
 }
 
@@ -94,22 +94,28 @@ func (s *Session) spread(d *doubt) {
 	}
 }
 
-// protect keeps what a resource needs that stays at an old version.
+// protect keeps what a resource needs that stays as it is, and that the client would not get by itself.
 func (s *Session) protect(d *doubt, ref envoy.Ref) {
-	old, stays := s.want(ref)
 	made := s.target.Get(ref.Type, ref.Name)
-	if h := s.channels[ref.Type].holds(ref.Name); stays && h.frag == nil && h.version != made.Version {
-		for _, t := range below[ref.Type] {
-			d.guarded[t] = true
+	old, stays := s.want(ref)
+	if h := s.channels[ref.Type].holds(ref.Name); stays {
+		switch old = h.frag; {
+		case old == nil && h.version == made.Version:
+			old = made
+		case old == nil || !h.sure:
+			d.guard(ref.Type)
 		}
 	}
-	if old == nil || old == made {
+	if old == nil || old == made && !stays {
 		return
 	}
 	for work := slices.Clone(old.Refs); len(work) > 0; {
 		need := work[len(work)-1]
 		work = work[:len(work)-1]
-		if _, done := d.inUse[need]; done || s.target.Get(need.Type, need.Name) != nil {
+		if _, done := d.inUse[need]; done {
+			continue
+		}
+		if want, stays := s.want(need); want != nil || stays {
 			continue
 		}
 		if d.inUse == nil {
@@ -118,7 +124,16 @@ func (s *Session) protect(d *doubt, ref envoy.Ref) {
 		d.inUse[need] = struct{}{}
 		if h := s.channels[need.Type].holds(need.Name); h.frag != nil {
 			work = append(work, h.frag.Refs...)
+		} else if h.held {
+			d.guard(need.Type)
 		}
+	}
+}
+
+// guard keeps all that something of unknown content may need.
+func (d *doubt) guard(user envoy.Type) {
+	for _, t := range below[user] {
+		d.guarded[t] = true
 	}
 }
 
@@ -134,7 +149,7 @@ func (s *Session) doubted(t envoy.Type) (list []string) {
 	return list
 }
 
-// inUse says that something which stays at an old version may need a resource that the target does not have.
+// inUse says that something which stays as it is may need a resource that is not wanted for itself.
 func (s *Session) inUse(ref envoy.Ref) bool {
 	_, used := s.doubt.inUse[ref]
 	return used || s.doubt.guarded[ref.Type]
@@ -167,31 +182,46 @@ func (s *Session) want(ref envoy.Ref) (f *envoy.Fragment, stays bool) {
 
 func (s *Session) weigh(ref envoy.Ref, made *envoy.Fragment) answer {
 	_, bad := s.doubt.bad[ref]
-	if !bad && s.whole(made, false) {
+	have := s.channels[ref.Type].holds(ref.Name)
+	same := have.held && have.version == made.Version
+	if !bad && s.whole(made, false) && (same && have.sure || s.canWarm(made)) {
 		return answer{frag: made}
 	}
-	have := s.channels[ref.Type].holds(ref.Name)
+	sure := have.sure || bad && have.tried == made.Version // what is bad by itself was not applied
 	switch {
 	case !have.held:
 		return answer{}
-	case have.prior || have.frag == nil:
-		// The client came with it, and may have been serving with it: it is not taken away.
-		// Endpoints without known content cannot be sent again, which a changed cluster needs.
-		return answer{stays: true, hollow: !bad && have.version == made.Version || ref.Type == envoy.Endpoint && have.frag == nil}
-	case bad && have.version == made.Version:
+	case bad && same:
 		return answer{stays: true} // taken once and refused later: sending it again leads nowhere
-	case s.whole(have.frag, true):
+	case have.frag != nil && s.whole(have.frag, true):
 		return answer{frag: have.frag}
+	case have.prior || have.frag == nil || !sure:
+		// The client came with it, or runs something newer out of a refused response, and may be serving with it:
+		// it is not taken away, but nothing new leads there when it lacks something.
+		return answer{stays: true, hollow: have.frag != nil || same || ref.Type == envoy.Cluster && !s.whole(made, false)}
 	}
 	return answer{}
 }
 
+// canWarm says that a changed cluster can be given its endpoints again: not when the client keeps some of unknown content.
+func (s *Session) canWarm(made *envoy.Fragment) bool {
+	for _, ref := range made.Refs {
+		if ref.Type == envoy.Endpoint {
+			if _, stays := s.want(ref); stays {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // whole says that everything a fragment needs is at the client or can be.
-// What the target does not have is not ours to judge, except that what the client was promised has to have come.
+// Of what the target does not have, a fragment that is held needs what the client asks for by name.
+// A cluster can be one of the bootstrap's.
 func (s *Session) whole(f *envoy.Fragment, held bool) bool {
 	for _, ref := range f.Refs {
 		if s.target.Get(ref.Type, ref.Name) == nil {
-			if _, missed := s.channels[ref.Type].await[ref.Name]; missed && held {
+			if held && !ref.Type.Wildcard() && !s.channels[ref.Type].holds(ref.Name).held {
 				return false
 			}
 			continue
