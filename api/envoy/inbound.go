@@ -345,7 +345,7 @@ func (c *Compiler) buildInbound(_ *memo.Reader, k inboundKey) halfListener {
 		if err != nil {
 			return nil, nil, err
 		}
-		if secured.TransportSocket, err = downstreamTLS(settings.Parameters()); err != nil {
+		if secured.TransportSocket, err = downstreamTLS(settings.Parameters(), k.Protocol.IsHTTP()); err != nil {
 			return nil, nil, err
 		}
 		m.FilterChains = []*listenerv3.FilterChain{secured}
@@ -466,7 +466,6 @@ func notePeer() (*listenerv3.Filter, error) {
 					Specifier: &corev3.DataSource_InlineString{InlineString: format},
 				}},
 			}},
-			ReadOnly: true,
 		}
 	}
 	return networkFilter("envoy.filters.network.set_filter_state", &setstatev3.Config{

@@ -249,7 +249,7 @@ func (c *Compiler) buildCluster(r *memo.Reader, k clusterKey) built {
 			setHTTP(m, true) // between proxies HTTP/2 is spoken, whatever the workloads speak
 		}
 		if k.TLS {
-			ts, err := upstreamTLS(k.To.KRI, identities)
+			ts, err := upstreamTLS(k.To.KRI, k.To.Protocol.IsHTTP(), identities)
 			if err != nil {
 				return nil, err
 			}

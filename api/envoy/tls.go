@@ -22,7 +22,12 @@ const (
 )
 
 // alpn marks mesh TLS, so that a permissive listener can tell it from TLS of the workload.
-const alpn = "kuma"
+// Proxies speak HTTP/2 to each other, and Envoy's automatic codec goes by the negotiated protocol alone: "kuma" would be read as
+// HTTP/1. So HTTP connections offer and prefer h2 beside it.
+const (
+	alpn  = "kuma"
+	http2 = "h2"
+)
 
 func secret(name string) *tlsv3.SdsSecretConfig {
 	return &tlsv3.SdsSecretConfig{Name: name, SdsConfig: &corev3.ConfigSource{
@@ -43,7 +48,7 @@ func secret(name string) *tlsv3.SdsSecretConfig {
 }
 
 // commonTLS presents the proxy's identity and accepts peers whose certificate the trust bundles verify and whose URI matches.
-func commonTLS(uris []*matcherv3.StringMatcher, params *tlsv3.TlsParameters) *tlsv3.CommonTlsContext {
+func commonTLS(uris []*matcherv3.StringMatcher, params *tlsv3.TlsParameters, protocols ...string) *tlsv3.CommonTlsContext {
 	var sans []*tlsv3.SubjectAltNameMatcher
 	for _, u := range uris {
 		sans = append(sans, &tlsv3.SubjectAltNameMatcher{SanType: tlsv3.SubjectAltNameMatcher_URI, Matcher: u})
@@ -57,12 +62,12 @@ func commonTLS(uris []*matcherv3.StringMatcher, params *tlsv3.TlsParameters) *tl
 				ValidationContextSdsSecretConfig: secret(TrustSecret),
 			},
 		},
-		AlpnProtocols: []string{alpn},
+		AlpnProtocols: protocols,
 	}
 }
 
 // upstreamTLS reaches a destination with mesh TLS; only the given identities are accepted.
-func upstreamTLS(to resource.KRI, identities []string) (*corev3.TransportSocket, error) {
+func upstreamTLS(to resource.KRI, http bool, identities []string) (*corev3.TransportSocket, error) {
 	var uris []*matcherv3.StringMatcher
 	for _, id := range identities {
 		uris = append(uris, &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: id}})
@@ -75,14 +80,22 @@ func upstreamTLS(to resource.KRI, identities []string) (*corev3.TransportSocket,
 	if err != nil {
 		return nil, err
 	}
-	return transportSocket(&tlsv3.UpstreamTlsContext{Sni: sni, CommonTlsContext: commonTLS(uris, nil)})
+	protocols := []string{alpn}
+	if http {
+		protocols = append(protocols, http2)
+	}
+	return transportSocket(&tlsv3.UpstreamTlsContext{Sni: sni, CommonTlsContext: commonTLS(uris, nil, protocols...)})
 }
 
 // downstreamTLS requires a certificate of the mesh from every client; what the client may do is for permissions to say.
-func downstreamTLS(params *tlsv3.TlsParameters) (*corev3.TransportSocket, error) {
+func downstreamTLS(params *tlsv3.TlsParameters, http bool) (*corev3.TransportSocket, error) {
 	anyID := []*matcherv3.StringMatcher{{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: "spiffe://"}}}
+	protocols := []string{alpn}
+	if http {
+		protocols = []string{http2, alpn} // the server's order decides
+	}
 	return transportSocket(&tlsv3.DownstreamTlsContext{
-		CommonTlsContext: commonTLS(anyID, params), RequireClientCertificate: wrapperspb.Bool(true),
+		CommonTlsContext: commonTLS(anyID, params, protocols...), RequireClientCertificate: wrapperspb.Bool(true),
 	})
 }
 
