@@ -85,7 +85,7 @@ Start a control plane with "causeway run zone", point the command line at it wit
 			root.AddCommand(c)
 		}
 	}
-	in(groupRun, p.runCommand())
+	in(groupRun, p.runCommand(), p.demoCommand())
 	in(groupSee, p.getCommand(), p.describeCommand(), p.applyCommand(), p.deleteCommand())
 	in(groupSetUp, p.contextCommand(), p.tokenCommand(), p.envoyCommand(), p.completionCommand(), p.versionCommand())
 	root.AddCommand(p.topics()...)
