@@ -16,10 +16,16 @@ type checker struct {
 	unknown  []Problem
 }
 
+// Nobody reads more, and looking for the nearest name of each takes time that a sender of nonsense must not get.
+const (
+	maxProblems = 50
+	maxUnknown  = 50
+)
+
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
 
 func (c *checker) check(at Path, t reflect.Type, v any) {
-	if len(c.problems) > 50 {
+	if len(c.problems) >= maxProblems {
 		return
 	}
 	if v == nil {
@@ -75,7 +81,9 @@ func (c *checker) checkStruct(at Path, t reflect.Type, v any) {
 	for _, k := range slices.Sorted(maps.Keys(m)) {
 		ft, ok := fields[k]
 		if !ok {
-			c.unknown = append(c.unknown, unknownField(at, k, slices.Sorted(maps.Keys(fields))))
+			if len(c.unknown) < maxUnknown {
+				c.unknown = append(c.unknown, unknownField(at, k, slices.Sorted(maps.Keys(fields))))
+			}
 			continue
 		}
 		c.check(at.Field(k), ft, m[k])

@@ -124,7 +124,7 @@ func splitSpec(kind Kind, tree map[string]any) (spec map[string]any, unknown []P
 	}
 	known := append(slices.Clone(metaFields), "spec")
 	for _, k := range slices.Sorted(maps.Keys(tree)) {
-		if !slices.Contains(known, k) {
+		if !slices.Contains(known, k) && len(unknown) < maxUnknown {
 			unknown = append(unknown, unknownField("", k, known))
 		}
 	}
@@ -237,6 +237,9 @@ func parseJSON(data []byte) (map[string]any, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, Problems{{Field: "", Reason: "has data after the JSON object"}}
 	}
+	if nested(v, 0) > maxDepth {
+		return nil, Problems{{Field: "", Reason: fmt.Sprintf("is nested deeper than %d levels", maxDepth)}}
+	}
 	return asObject(v)
 }
 
@@ -261,6 +264,7 @@ func ParseYAML(data []byte) ([]map[string]any, error) {
 		if depth(&node, 0) > maxDepth {
 			return nil, Problems{{Field: "", Reason: fmt.Sprintf("is nested deeper than %d levels", maxDepth)}}
 		}
+		keepDates(&node)
 		var v any
 		if err := node.Decode(&v); err != nil {
 			return nil, Problems{{Field: "", Reason: "is not valid YAML: " + err.Error()}}
@@ -290,6 +294,16 @@ func yamlObject(v any) (map[string]any, error) {
 	return parseJSON(b)
 }
 
+// keepDates makes strings of what looks like a date: JSON has none, and a label of 2024-01-01 must stay as it was written.
+func keepDates(n *yaml.Node) {
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!timestamp" {
+		n.Tag = "!!str"
+	}
+	for _, c := range n.Content {
+		keepDates(c)
+	}
+}
+
 func depth(n *yaml.Node, at int) int {
 	if at > maxDepth {
 		return at
@@ -297,6 +311,24 @@ func depth(n *yaml.Node, at int) int {
 	deepest := at
 	for _, c := range n.Content {
 		deepest = max(deepest, depth(c, at+1))
+	}
+	return deepest
+}
+
+func nested(v any, at int) int {
+	if at > maxDepth {
+		return at
+	}
+	deepest := at
+	switch v := v.(type) {
+	case map[string]any:
+		for _, e := range v {
+			deepest = max(deepest, nested(e, at+1))
+		}
+	case []any:
+		for _, e := range v {
+			deepest = max(deepest, nested(e, at+1))
+		}
 	}
 	return deepest
 }

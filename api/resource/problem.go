@@ -12,8 +12,13 @@ type Problem struct {
 	Reason string `json:"reason"`
 }
 
-// String renders a problem on one line.
-func (p Problem) String() string { return p.Field + ": " + p.Reason }
+// String renders a problem on one line. One without a field concerns the whole.
+func (p Problem) String() string {
+	if p.Field == "" {
+		return p.Reason
+	}
+	return p.Field + ": " + p.Reason
+}
 
 // Problems is everything wrong with one resource; a non-empty list is an error.
 type Problems []Problem
