@@ -101,6 +101,11 @@ func (a *Authority) offer(s *catalog.Snapshot, dataplane resource.Key) (Offer, r
 	}
 	name, err := mesh.SPIFFEID(id, dp.Meta, a.cfg.Zone)
 	if err != nil {
+		for _, l := range id.Spec.(*mesh.MeshIdentity).PathLabels(dp.Meta) {
+			if dp.Label(l) == "" {
+				return Offer{}, resource.Resource{}, fmt.Errorf("the Dataplane lacks label %s: %w", l, err)
+			}
+		}
 		return Offer{}, resource.Resource{}, err
 	}
 	o := Offer{SPIFFEID: name, Identity: a.kri(id)}

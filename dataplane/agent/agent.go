@@ -1,0 +1,280 @@
+// Package agent is a dataplane's agent: it enrolls with the zone, keeps the workload's key and certificate, passes Envoy's
+// configuration through, runs Envoy, probes the workload, and takes all of it down without cutting connections.
+// It decides nothing about configuration and knows no policy; what Envoy does comes from the zone.
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/causeway-mesh/causeway/dataplane/envoy"
+	"github.com/causeway-mesh/causeway/dataplane/probe"
+	"github.com/causeway-mesh/causeway/dataplane/relay"
+	"github.com/causeway-mesh/causeway/dataplane/sds"
+)
+
+// agent is one running agent.
+type agent struct {
+	cfg      Config
+	log      *slog.Logger
+	self     self
+	dir      string // of this dataplane, below the runtime directory
+	block    *block // nil with transparent proxying
+	instance string // of this process, random
+	place    string
+	binary   string // Envoy
+	version  string // of Envoy
+	build    string
+
+	prober     *probe.Prober
+	secrets    *sds.Server
+	relay      *relay.Server
+	link       *link
+	supervisor *supervisor
+
+	ending atomic.Bool
+}
+
+// Run is a whole life: it returns nil when ctx ended and everything was taken down, and otherwise why it had to give up.
+// Wrong settings and refusals that waiting does not heal end it at the start; later it goes on with what it has.
+func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	if err := cfg.Validate().Err(); err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	a := &agent{cfg: cfg, log: log}
+	if err := a.prepare(ctx); err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	defer a.block.release()
+	if err := a.run(ctx); err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	return nil
+}
+
+// prepare claims what the agent needs of this host.
+func (a *agent) prepare(ctx context.Context) (err error) {
+	if a.self, err = a.cfg.Dataplane.readSelf(); err != nil {
+		return err
+	}
+	a.log = a.log.With("mesh", a.self.mesh, "dataplane", a.self.name)
+	if err := a.findEnvoy(ctx); err != nil {
+		return err
+	}
+	id := make([]byte, 8)
+	if _, err := rand.Read(id); err != nil {
+		return fmt.Errorf("name this instance: %w", err)
+	}
+	a.instance = hex.EncodeToString(id)
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	a.place = fmt.Sprintf("%s, process %d", host, os.Getpid())
+	if err := relay.PrivateDir(a.cfg.RuntimeDir); err != nil {
+		return err
+	}
+	a.dir = filepath.Join(a.cfg.RuntimeDir, a.self.dirName())
+	if err := relay.PrivateDir(a.dir); err != nil {
+		return err
+	}
+	if a.cfg.BindOutbounds && !a.self.transparent {
+		if a.block, err = claimBlock(a.cfg.RuntimeDir, a.self); err != nil {
+			return err
+		}
+		a.log.Info("outbounds are bound on a loopback block", "block", a.block.prefix)
+	}
+	return nil
+}
+
+func (a *agent) findEnvoy(ctx context.Context) (err error) {
+	a.binary, a.version = a.cfg.Envoy.Binary, envoy.Version
+	if a.cfg.Launch != nil {
+		return nil
+	}
+	if a.binary == "" {
+		if a.binary, err = envoy.Find(ctx); err != nil {
+			return err
+		}
+	}
+	a.version, a.build, err = envoyVersion(ctx, a.binary)
+	return err
+}
+
+func (a *agent) agentSocket() string { return filepath.Join(a.dir, "agent.sock") }
+func (a *agent) adminSocket() string { return filepath.Join(a.dir, "admin.sock") }
+
+// outboundBlock is where outbounds are bound, empty with transparent proxying.
+func (a *agent) outboundBlock() string {
+	if a.block == nil {
+		return ""
+	}
+	return a.block.prefix
+}
+
+// run lets all parts work until ctx ends, drains, and waits for them. Parts outlive ctx by the time of draining.
+func (a *agent) run(ctx context.Context) error {
+	socket, err := relay.Listen(a.agentSocket())
+	if err != nil {
+		return err
+	}
+	ready, err := a.listenReadiness()
+	if err != nil {
+		socket.Close()
+		return err
+	}
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, work := errgroup.WithContext(work)
+	a.prober = probe.New(a.log)
+	a.secrets = sds.New(a.log)
+	a.supervisor = newSupervisor(a.cfg.Launch, newAdmin(a.adminSocket()), a.log)
+	a.link = newLink(a)
+	a.relay = relay.New(a.link.upstream, a.log)
+	a.secrets.Register(work, a.relay)
+	proxyContext, stopProxy := context.WithCancel(work)
+	defer stopProxy()
+	proxyStopped := make(chan struct{})
+
+	g.Go(func() error { return a.relay.Serve(work, socket) })
+	g.Go(func() error { return a.secrets.Run(work) })
+	g.Go(func() error { return a.prober.Run(work) })
+	g.Go(func() error { return a.link.run(work) })
+	g.Go(func() error {
+		defer close(proxyStopped)
+		return a.runProxy(proxyContext)
+	})
+	if ready != nil {
+		g.Go(func() error { return a.serveReadiness(work, ready) })
+	}
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			a.drain(work)
+			stopProxy()
+			<-proxyStopped
+			stop()
+		case <-work.Done():
+		}
+		return nil
+	})
+	return ignoreEnd(g.Wait())
+}
+
+func ignoreEnd(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// runProxy starts Envoy once it can have its identity: an Envoy without would answer before anybody may trust it.
+func (a *agent) runProxy(ctx context.Context) error {
+	select {
+	case <-a.link.ready:
+	case <-ctx.Done():
+		return nil
+	}
+	c, err := a.envoyConfig()
+	if err != nil {
+		return err
+	}
+	return a.supervisor.run(ctx, c)
+}
+
+// drain takes the proxy out of service: peers are told first, then connections may end, then Envoy does.
+func (a *agent) drain(ctx context.Context) {
+	a.ending.Store(true)
+	a.log.Info("draining", "time", a.cfg.DrainTime)
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.DrainTime)
+	defer cancel()
+	if err := a.link.goodbye(ctx); err != nil {
+		a.log.Warn("the zone did not confirm that peers were told; their requests may still come", "err", err)
+	}
+	if !a.supervisor.Status().running {
+		return
+	}
+	// The deadline is for connections, not for telling Envoy.
+	tell := context.WithoutCancel(ctx)
+	for _, path := range []string{"/healthcheck/fail", "/drain_listeners?graceful"} {
+		if _, err := a.supervisor.admin.do(tell, http.MethodPost, path); err != nil {
+			a.log.Warn("envoy cannot be drained", "err", err)
+			return
+		}
+	}
+	a.awaitIdle(ctx)
+}
+
+// awaitIdle waits until no connection is open, or the time is up.
+func (a *agent) awaitIdle(ctx context.Context) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		n, err := a.supervisor.admin.connections(ctx)
+		if err == nil && n == 0 {
+			a.log.Info("all connections ended")
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			a.log.Warn("connections are still open after the drain time and are cut", "connections", n)
+			return
+		}
+	}
+}
+
+// listenReadiness opens the readiness endpoint early, so that a port in use is an error at the start.
+func (a *agent) listenReadiness() (net.Listener, error) {
+	address := a.cfg.ReadinessAddress
+	switch path, ok := strings.CutPrefix(address, "unix:"); {
+	case address == "":
+		return nil, nil
+	case ok:
+		return relay.Listen(path)
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("readinessAddress: %w", err)
+	}
+	return l, nil
+}
+
+func (a *agent) serveReadiness(ctx context.Context, l net.Listener) error {
+	s := &http.Server{Handler: http.HandlerFunc(a.readiness), ReadHeaderTimeout: 5 * time.Second}
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("readiness: %w", err)
+	}
+	return nil
+}
+
+// readiness answers whether the proxy takes traffic.
+func (a *agent) readiness(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/ready" {
+		http.NotFound(w, r)
+		return
+	}
+	switch {
+	case a.ending.Load():
+		http.Error(w, "TERMINATING", http.StatusServiceUnavailable)
+	case !a.supervisor.Status().running:
+		http.Error(w, "NOT READY: "+a.link.waitsFor(), http.StatusServiceUnavailable)
+	default:
+		fmt.Fprintln(w, "READY")
+	}
+}
