@@ -4,13 +4,16 @@ FUZZTIME ?= 10s
 TOOL = go tool -modfile=test/tools.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test prepare bench lint fmt generate long fuzz
+.PHONY: help build demo run test prepare bench lint fmt generate long fuzz
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build the one binary, bin/causeway
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/causeway .
+
+demo: build ## Run a whole mesh on this machine until Ctrl-C: fetches Envoy, builds, shows real traffic
+	bin/causeway envoy fetch >/dev/null && bin/causeway demo up
 
 run: build ## Run one zone with the embedded store in ./causeway-data
 	bin/causeway run zone --zone local
