@@ -1,5 +1,5 @@
 // Package policies is the one complete list of policies, in the order in which they are applied, and what of them a new mesh gets.
-// What a policy means stands in its own folder.
+// What a policy means stands in its own folder. It does no I/O and holds no rules of selection or merging; package policy does.
 package policies
 
 import (
