@@ -1,6 +1,7 @@
 package testmesh
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,7 +27,8 @@ type Answer struct {
 	Header   http.Header `json:"header"`
 }
 
-// An App is the server of a workload: it answers who it is and what it got. Over TCP it says its name on a line and then echoes.
+// An App is the server of a workload: it answers who it is and what it got. Over TCP it answers the first line with its name
+// and echoes the rest.
 // A request can ask for a delay and a status with the query parameters of these names.
 type App struct {
 	name     string
@@ -104,7 +106,6 @@ func (a *App) accept() {
 			return
 		}
 		a.open[c] = true
-		a.seen["/"]++
 		a.conns.Add(1)
 		a.mu.Unlock()
 		go a.echo(c)
@@ -113,8 +114,14 @@ func (a *App) accept() {
 
 func (a *App) echo(c net.Conn) {
 	defer a.conns.Done()
-	if _, err := fmt.Fprintln(c, a.name); err == nil {
-		_, _ = io.Copy(c, c) // until either side ends
+	in := bufio.NewReader(c)
+	if _, err := in.ReadString('\n'); err == nil {
+		a.mu.Lock()
+		a.seen["/"]++
+		a.mu.Unlock()
+		if _, err = fmt.Fprintln(c, a.name); err == nil {
+			_, _ = io.Copy(c, in) // until either side ends
+		}
 	}
 	_ = c.Close()
 	a.mu.Lock()
@@ -178,7 +185,7 @@ func (a *App) SetWell(well bool) {
 	a.sick = !well
 }
 
-// Seen is the number of requests for a path that have reached the server.
+// Seen is the number of requests for a path, or of TCP connections for "/", that have reached the server.
 func (a *App) Seen(path string) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -106,8 +106,11 @@ func (m *Mesh) decoded(t testing.TB, into any) func(client.Object, error) bool {
 	}
 }
 
+// Token says what a dataplane token allows.
+type Token = client.DataplaneToken
+
 // Token issues a dataplane token for this mesh.
-func (m *Mesh) Token(t testing.TB, ask client.DataplaneToken) string {
+func (m *Mesh) Token(t testing.TB, ask Token) string {
 	t.Helper()
 	ask.Mesh = m.Name
 	token, err := m.client.NewDataplaneToken(t.Context(), ask)

@@ -21,7 +21,6 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	"github.com/causeway-mesh/causeway/api/client"
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/dataplane/agent"
@@ -41,7 +40,7 @@ type Workload struct {
 	// Block is the loopback block of outbounds. Default what the agent finds.
 	Block string
 	// Token is what the agent is allowed to be. Default the name and the service.
-	Token client.DataplaneToken
+	Token Token
 	// Drain is how long a stop may take. Default 3s.
 	Drain time.Duration
 	// Apart runs the agent in a process of its own, so that it can be killed. The test binary must call Main.

@@ -174,25 +174,28 @@ func (i *Instance) Expect(t testing.TB, r Request, status int) Response {
 	return out
 }
 
-// A Conn is a TCP connection to a service that greeted with a name.
+// A Conn is a TCP connection to a service that has told its name.
 type Conn struct {
 	net.Conn
 	in   *bufio.Reader
 	From string // who answered
 }
 
-// Dial opens a TCP connection to a service through the own sidecar and reads who is there.
+// Dial opens a TCP connection to a service through the own sidecar and asks who is there.
 func (i *Instance) Dial(t testing.TB, service string) (*Conn, error) {
 	t.Helper()
-	return greeted(net.DialTimeout("tcp", i.Address(t, service), patience))
+	return asked(net.DialTimeout("tcp", i.Address(t, service), patience))
 }
 
-func greeted(c net.Conn, err error) (*Conn, error) {
+func asked(c net.Conn, err error) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
 	out := &Conn{Conn: c, in: bufio.NewReader(c)}
-	if out.From, err = out.line(); err != nil {
+	if _, err = fmt.Fprintln(c, "who is there?"); err == nil {
+		out.From, err = out.line()
+	}
+	if err != nil {
 		_ = c.Close()
 		return nil, err
 	}

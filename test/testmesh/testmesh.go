@@ -45,7 +45,10 @@ type Zone struct {
 
 	mu      sync.Mutex
 	running *controlPlane
+	at      addresses // of the last run
 }
+
+type addresses struct{ api, agents string }
 
 type controlPlane struct {
 	*zonecp.Zone
@@ -72,7 +75,8 @@ func Start(t testing.TB, o Options) *Mesh {
 		o.Store = backend.Memory
 	}
 	z := &Zone{Name: o.Zone, dir: shortDir(t), envoy: binary(t), opts: o, logs: newJournal()}
-	z.start(t, "127.0.0.1:0", "127.0.0.1:0")
+	z.at = addresses{"127.0.0.1:0", "127.0.0.1:0"}
+	z.Start(t)
 	t.Cleanup(func() {
 		if err := z.halt(); err != nil {
 			t.Errorf("the zone ended: %v", err)
@@ -130,11 +134,11 @@ func shortDir(t testing.TB) string {
 	return dir
 }
 
-func (z *Zone) config(api, agents string) zonecp.Config {
+func (z *Zone) config() zonecp.Config {
 	c := zonecp.Default()
 	c.Zone, c.WorkDir = z.Name, filepath.Join(z.dir, "zone")
 	c.Store.Type, c.Store.Postgres.DSN = z.opts.Store, z.opts.DSN
-	c.API.Address, c.Agents.Address, c.Diagnostics.Address = api, agents, ""
+	c.API.Address, c.Agents.Address, c.Diagnostics.Address = z.at.api, z.at.agents, ""
 	c.Version = "test"
 	if z.opts.Configure != nil {
 		z.opts.Configure(&c)
@@ -142,14 +146,16 @@ func (z *Zone) config(api, agents string) zonecp.Config {
 	return c
 }
 
-func (z *Zone) start(t testing.TB, api, agents string) {
+// Start runs the control plane again after Halt, at the same addresses.
+func (z *Zone) Start(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	zone, err := zonecp.New(ctx, z.config(api, agents), slog.New(z.logs))
+	zone, err := zonecp.New(ctx, z.config(), slog.New(z.logs))
 	if err != nil {
 		cancel()
 		t.Fatalf("start the zone: %v", err)
 	}
+	z.at = addresses{zone.APIAddress(), zone.AgentsAddress()}
 	cp := &controlPlane{Zone: zone, stop: cancel, done: make(chan error, 1)}
 	go func() { cp.done <- zone.Run(ctx) }()
 	z.mu.Lock()
@@ -199,15 +205,6 @@ func (z *Zone) Halt(t testing.TB) {
 	if err := z.halt(); err != nil {
 		t.Fatalf("stop the zone: %v", err)
 	}
-}
-
-// Restart stops the control plane and starts it again at the same addresses.
-func (z *Zone) Restart(t testing.TB) {
-	t.Helper()
-	cp := z.ControlPlane()
-	api, agents := cp.APIAddress(), cp.AgentsAddress()
-	z.Halt(t)
-	z.start(t, api, agents)
 }
 
 // Client is a client of the API with the rights of the first administrator.
