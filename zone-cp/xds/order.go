@@ -33,9 +33,30 @@ func (s *Session) load(c *channel, p *plan) load {
 		}
 		c.apart(&l)
 	}
+	if c.typ == envoy.Extension {
+		s.single(&l)
+	}
 	l.cut(s.limits.Response)
 	l.complete = len(l.shared)+len(l.own) == len(p.shared)+len(p.own) && len(l.removed) == len(p.removed)+len(p.missing)
 	return l
+}
+
+// single keeps what some client has taken before, or else one fragment alone. Envoy's first answer to the content of an
+// extension is the only one that counts: what it has refused once it acknowledges the second time, and does not apply.
+// So a culprit can't be looked for by sending again; it has to be alone the first time.
+func (s *Session) single(l *load) {
+	if len(l.shared)+len(l.own) < 2 {
+		return
+	}
+	shared, own := keep(l.shared, s.ward.proven), keep(l.own, s.ward.proven)
+	switch {
+	case len(shared)+len(own) > 0:
+		l.shared, l.own = shared, own
+	case len(l.shared) > 0:
+		l.shared, l.own = l.shared[:1], nil
+	default:
+		l.own = l.own[:1]
+	}
 }
 
 // cut keeps as many fragments as fit, and at least one.

@@ -113,9 +113,9 @@ func (w *Ward) proven(f *envoy.Fragment) bool {
 
 // accepted says that a client took a response. Each response that many clients get is looked at once,
 // as long as nothing is in quarantine.
-func (w *Ward) accepted(f *flight) {
+func (w *Ward) accepted(t envoy.Type, f *flight) {
 	fresh := f.shared != nil && !f.shared.taken.Load()
-	if !fresh && w.size.Load() == 0 {
+	if !fresh && t != envoy.Extension && w.size.Load() == 0 {
 		return
 	}
 	w.mu.Lock()
@@ -127,7 +127,7 @@ func (w *Ward) accepted(f *flight) {
 			delete(w.bad, d)
 			freed = true
 		}
-		if f.shared != nil {
+		if f.shared != nil || t == envoy.Extension {
 			w.take(w.hash(d))
 		}
 	}

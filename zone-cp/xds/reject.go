@@ -72,8 +72,10 @@ func (h holding) shaken() holding {
 
 // refuse records that a fragment was refused alone, which proves it bad.
 func (s *Session) refuse(c *channel, x *envoy.Fragment, text string) {
-	if h := c.holds(x.Name); h.tried == x.Version {
-		h.sure, h.tried = true, "" // what is bad by itself was applied in no response: the former runs
+	// What is bad by itself was applied in no response: the former runs. Of an extension Envoy believes to have what it
+	// refused, until it is sent something else: the former once more, or a removal.
+	if h := c.holds(x.Name); h.tried == x.Version && c.typ != envoy.Extension {
+		h.sure, h.tried = true, ""
 		c.set(x.Name, h)
 	}
 	drop(&c.groups, x.Name)

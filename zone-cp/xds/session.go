@@ -83,6 +83,7 @@ func (s *Session) Receive(req *discoveryv3.DeltaDiscoveryRequest) error {
 		c.open(add, req.GetInitialResourceVersions())
 		c.unsubscribe(gone)
 		s.foresee(c)
+		s.presume(c)
 	case len(add)+len(gone) > 0:
 		c.subscribe(add)
 		c.unsubscribe(gone)
@@ -140,7 +141,7 @@ func (s *Session) answer(c *channel, req *discoveryv3.DeltaDiscoveryRequest) {
 	} else {
 		c.land(f)
 		s.release(c, f)
-		s.ward.accepted(f)
+		s.ward.accepted(c.typ, f)
 	}
 	s.invalidate()
 }
@@ -267,6 +268,19 @@ func (s *Session) need(c *channel, x *envoy.Fragment) {
 		} else if !known {
 			to.wait(ref.Name, by, wait{fresh: true, sequence: s.target.Sequence, after: s.nonces})
 		}
+	}
+}
+
+// presume finds out that clusters warm in a client that comes back. Envoy asks for clusters before listeners, except while
+// one of its clusters warms: it then says nothing about clusters at all, and the endpoints it waits for were lost with the
+// server that knew. Nobody knows which they are, so all go again.
+func (s *Session) presume(c *channel) {
+	endpoints := &s.channels[envoy.Endpoint]
+	if c.typ != envoy.Listener && c.typ != envoy.Endpoint || s.channels[envoy.Cluster].asked || !s.channels[envoy.Listener].asked {
+		return
+	}
+	for _, name := range endpoints.named {
+		endpoints.again(name)
 	}
 }
 

@@ -46,8 +46,9 @@ func (s *Session) reconsider() {
 		if f == nil || f.Version != x.version {
 			return
 		}
-		if h := s.channels[x.typ].holds(x.name); h.held && h.sure && h.version == x.version {
-			return // this client has it and is content
+		h := s.channels[x.typ].holds(x.name)
+		if h.held && h.sure && h.version == x.version && !(h.prior && x.typ == envoy.Extension) {
+			return // this client has it and is content; of extensions Envoy claims even those it refused
 		}
 		if d.bad == nil {
 			d.bad = map[envoy.Ref]string{}
