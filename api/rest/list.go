@@ -30,7 +30,9 @@ type page struct {
 type renderer func(*catalog.Snapshot, resource.Resource) (json.RawMessage, error)
 
 func (s *Server) list(k resource.Kind) echo.HandlerFunc {
-	return s.listWith(k, func(snap *catalog.Snapshot, r resource.Resource) (json.RawMessage, error) { return render(snap, k, r) })
+	return s.listWith(k, func(snap *catalog.Snapshot, r resource.Resource) (json.RawMessage, error) {
+		return s.render(snap, k, r)
+	})
 }
 
 // listWith lists the resources of a kind, each rendered in its own way.

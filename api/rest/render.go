@@ -97,7 +97,7 @@ func (f *fields) meta(typ string, k resource.Kind, m resource.Meta) {
 }
 
 // render gives the API form of a resource.
-func render(snap *catalog.Snapshot, k resource.Kind, r resource.Resource) (json.RawMessage, error) {
+func (s *Server) render(snap *catalog.Snapshot, k resource.Kind, r resource.Resource) (json.RawMessage, error) {
 	f := newFields()
 	f.meta(r.Type, k, r.Meta)
 	if snis := snis(k, r); len(snis) > 0 {
@@ -107,12 +107,16 @@ func render(snap *catalog.Snapshot, k resource.Kind, r resource.Resource) (json.
 	if len(spec) == 0 {
 		spec = []byte("{}")
 	}
+	status, _ := statusOf(snap, r)
+	if s.cfg.Complete != nil {
+		spec, status = s.cfg.Complete(snap, r, spec, status)
+	}
 	if k.Inline {
 		f.inline(spec)
 	} else {
 		f.raw("spec", spec)
 	}
-	if status, ok := statusOf(snap, r); ok {
+	if len(status) > 0 {
 		f.raw("status", status)
 	}
 	return f.done()

@@ -78,7 +78,7 @@ func (s *Server) answerItem(c echo.Context, snap *catalog.Snapshot, k resource.K
 			return c.NoContent(http.StatusNotModified)
 		}
 	}
-	body, err := render(snap, k, r)
+	body, err := s.render(snap, k, r)
 	if err != nil {
 		return titled(couldNotGet, err)
 	}

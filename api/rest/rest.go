@@ -49,6 +49,9 @@ type Config struct {
 	Access Access
 	// Insights tells what is observed of dataplanes and zones. Default nothing.
 	Insights Insights
+	// Complete adds to the spec and status of a resource what is shown as part of it and kept elsewhere: what is derived or
+	// observed. It does not change the ETag. Nil adds nothing.
+	Complete func(snap *catalog.Snapshot, r resource.Resource, spec, status []byte) (newSpec, newStatus []byte)
 	// OnMeshCreated returns what comes into being with a mesh, in the same batch: default policies and its signing key.
 	OnMeshCreated func(mesh resource.Resource) ([]resource.Resource, error)
 	// EffectiveConfig is shown at /config; whoever provides it masks secrets.

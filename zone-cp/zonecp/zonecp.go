@@ -62,6 +62,7 @@ type Zone struct {
 	xds       *xds.Server
 	observed  *insights
 	rejected  *rejections
+	shown     *shown
 	instance  string
 	ready     chan struct{}
 
@@ -232,6 +233,7 @@ func (z *Zone) assemble(ctx context.Context) error {
 		return err
 	}
 	*z.observed = insights{z.agents.Registry(), z.instance, z.rejected}
+	z.shown.registry = z.agents.Registry()
 	z.engine = push.New(push.Config{
 		Zone: z.cfg.Zone, Catalog: z.catalog, Facts: observed{z.agents.Registry().Subscribe()},
 		Kinds: z.catalog.Kinds(), Policies: policies.All, Log: z.log, Registerer: z.registry,
@@ -245,10 +247,10 @@ func (z *Zone) assemble(ctx context.Context) error {
 
 // openAPI makes the API and, on an empty store, the first administrator and the default mesh.
 func (z *Zone) openAPI(ctx context.Context) error {
-	z.observed = &insights{}
+	z.observed, z.shown = &insights{}, &shown{}
 	var err error
 	z.api, err = rest.New(rest.Config{
-		Catalog: z.catalog, Mode: rest.Standalone, Zone: z.cfg.Zone, Insights: z.observed,
+		Catalog: z.catalog, Mode: rest.Standalone, Zone: z.cfg.Zone, Insights: z.observed, Complete: z.shown.complete,
 		OnMeshCreated:   meshDefaults,
 		EffectiveConfig: z.effectiveConfig,
 		About:           rest.About{Version: z.cfg.Version, InstanceID: z.instance},
