@@ -198,6 +198,9 @@ func (a *agent) runProxy(ctx context.Context) error {
 // drain takes the proxy out of service: peers are told first, then connections may end, then Envoy does.
 func (a *agent) drain(ctx context.Context) {
 	a.ending.Store(true)
+	if a.cfg.DrainTime == 0 {
+		return
+	}
 	a.log.Info("draining", "time", a.cfg.DrainTime)
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.DrainTime)
 	defer cancel()

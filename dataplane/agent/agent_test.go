@@ -224,7 +224,7 @@ func TestAgentGivesUpAtTheStart(t *testing.T) {
 	}{
 		"workload not covered": {z.token(token.Dataplane{Name: "web-1"}), webYAML(1), nil, "does not cover label kuma.io/workload=web"},
 		"another's token":      {z.token(token.Dataplane{Name: "web-2", Workload: "web"}), webYAML(1), nil, `for dataplane "web-2"`},
-		"expired token":        {expired, webYAML(1), nil, "expired 1h0m0s ago"},
+		"expired token":        {expired, webYAML(1), nil, "expired 1h0m"},
 		"no token in the file": {" ", webYAML(1), nil, "causeway token create dataplane"},
 		"invalid Dataplane":    {good, strings.Replace(webYAML(1), "address: 127.0.0.1", "address: '::'", 1), nil, "networking.address"},
 		"no Dataplane file":    {good, webYAML(1), func(c *Config) { c.Dataplane.File = "/nowhere.yaml" }, "/nowhere.yaml"},
@@ -370,7 +370,7 @@ func TestZoneRestartReissuesNothing(t *testing.T) {
 
 func TestCertificatesAreRenewed(t *testing.T) {
 	w := newWorld(t)
-	z := w.startWith(fmt.Sprintf(objects, ", certificateParameters: {expiry: 1s}"), time.Second)
+	z := w.startWith(fmt.Sprintf(objects, ", certificateParameters: {expiry: 3s}"), 3*time.Second)
 	cfg := w.config("", webYAML(1), z.token(webToken))
 	f := &fake{}
 	cfg.Launch = f.launch
@@ -384,7 +384,7 @@ func TestCertificatesAreRenewed(t *testing.T) {
 		t.Fatal(err)
 	}
 	z.stop()
-	z = w.startWith("", time.Second)
+	z = w.startWith("", 3*time.Second)
 	until(t, "the agent is back without a token", func() bool { return z.facts("web-1").Connected })
 }
 

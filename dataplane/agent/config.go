@@ -26,7 +26,7 @@ type Config struct {
 	RuntimeDir       string        `json:"runtimeDir" doc:"private directory for sockets and locks, shared by the agents of one user; default one per user below the temporary directory"`
 	ReadinessAddress string        `json:"readinessAddress" doc:"host:port or unix:/path of the readiness check GET /ready; empty turns it off"`
 	BindOutbounds    bool          `json:"bindOutbounds" doc:"without transparent proxying, bind an address per destination on a loopback block of this proxy's own"`
-	DrainTime        time.Duration `json:"drainTime" doc:"how long connections may take to end when the proxy stops"`
+	DrainTime        time.Duration `json:"drainTime" doc:"how long connections may take to end when the proxy stops; 0 stops at once and tells nobody"`
 	Log              LogConfig     `json:"log"`
 
 	// Version and Commit of this program, for people.

@@ -506,19 +506,28 @@ func (l *link) answered(in *agentapi.Identity) {
 		if ms := in.GetRetryAfterMs(); ms > 0 {
 			l.askAt = time.Now().Add(time.Duration(ms) * time.Millisecond)
 		} else if l.identity.valid() {
-			l.askAt = time.Now().Add(refusedRetry)
+			l.askAt = l.later()
 		}
 		return
 	}
 	h, err := workload(key, in)
 	if err != nil {
 		l.a.log.Error("the zone sent a workload certificate that cannot be used", "err", err)
-		l.askAt = time.Now().Add(refusedRetry)
+		l.askAt = l.later()
 		return
 	}
 	l.unverified = h
 	l.askAt = h.renewAt
 	l.adopt()
+}
+
+// later is when to ask again after a refusal: soon enough for the certificate that is held, if any.
+func (l *link) later() time.Time {
+	wait := refusedRetry
+	if l.identity.valid() {
+		wait = min(wait, max(time.Until(l.identity.until)/4, 100*time.Millisecond))
+	}
+	return time.Now().Add(wait)
 }
 
 // trusted takes the bundles of the mesh.

@@ -483,7 +483,7 @@ func (ss *session) sign(in *agentapi.IdentityRequest) *agentapi.Identity {
 }
 
 func refusedIdentity(why string, retry time.Duration) *agentapi.Identity {
-	return &agentapi.Identity{Refused: why, RetryAfterMs: retry.Milliseconds()}
+	return &agentapi.Identity{Refused: why, RetryAfterMs: (retry + time.Millisecond - 1).Milliseconds()}
 }
 
 // renewControl extends what the agent connects with, under the grant it has.

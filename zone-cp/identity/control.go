@@ -146,12 +146,13 @@ func (c *Control) Issue(request []byte, g Grant) (chain [][]byte, lifetime time.
 		return nil, 0, err
 	}
 	now := c.now()
+	until := now.Add(c.lifetime).Truncate(time.Second) // certificates know no parts of seconds
 	t := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: g.Mesh + "." + g.Name},
 		URIs:                  []*url.URL{g.uri()},
 		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(c.lifetime),
+		NotAfter:              until,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
@@ -163,7 +164,7 @@ func (c *Control) Issue(request []byte, g Grant) (chain [][]byte, lifetime time.
 	if err != nil {
 		return nil, 0, fmt.Errorf("sign a control certificate: %w", err)
 	}
-	return [][]byte{der}, c.lifetime, nil
+	return [][]byte{der}, until.Sub(now), nil
 }
 
 const grantScheme = "causeway-agent"

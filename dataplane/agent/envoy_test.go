@@ -1,0 +1,414 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	mesh "github.com/causeway-mesh/causeway/api/envoy"
+	"github.com/causeway-mesh/causeway/dataplane/envoy"
+	"github.com/causeway-mesh/causeway/zone-cp/agents"
+	"github.com/causeway-mesh/causeway/zone-cp/identity"
+)
+
+func realEnvoy(t *testing.T) {
+	t.Helper()
+	_, err := envoy.Find(t.Context())
+	if errors.Is(err, envoy.ErrNotFound) && os.Getenv("CI") != "true" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func packed(t *testing.T, m proto.Message) *anypb.Any {
+	t.Helper()
+	a, err := anypb.New(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func address(port int) *corev3.Address {
+	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
+		Address: "127.0.0.1", PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(port)},
+	}}}
+}
+
+func bySDS(name string) *tlsv3.SdsSecretConfig {
+	return &tlsv3.SdsSecretConfig{Name: name, SdsConfig: &corev3.ConfigSource{
+		ResourceApiVersion: corev3.ApiVersion_V3, InitialFetchTimeout: durationpb.New(5 * time.Second),
+		ConfigSourceSpecifier: &corev3.ConfigSource_ApiConfigSource{ApiConfigSource: &corev3.ApiConfigSource{
+			ApiType: corev3.ApiConfigSource_DELTA_GRPC, TransportApiVersion: corev3.ApiVersion_V3,
+			GrpcServices: []*corev3.GrpcService{{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{
+				ClusterName: mesh.AgentCluster,
+				RetryPolicy: &corev3.RetryPolicy{RetryBackOff: &corev3.BackoffStrategy{BaseInterval: durationpb.New(20 * time.Millisecond), MaxInterval: durationpb.New(200 * time.Millisecond)}},
+			}}}},
+		}},
+	}}
+}
+
+// inbound is a listener that takes mesh TLS and leads to the workload, as one byte stream.
+func inbound(t *testing.T, port, workload int) ([]*clusterv3.Cluster, []*listenerv3.Listener) {
+	t.Helper()
+	tlsContext := &tlsv3.DownstreamTlsContext{
+		RequireClientCertificate: wrapperspb.Bool(true),
+		CommonTlsContext: &tlsv3.CommonTlsContext{
+			TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{bySDS(mesh.IdentitySecret)},
+			ValidationContextType: &tlsv3.CommonTlsContext_CombinedValidationContext{CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
+				DefaultValidationContext: &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{{
+					SanType: tlsv3.SubjectAltNameMatcher_URI,
+					Matcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: "spiffe://"}},
+				}}},
+				ValidationContextSdsSecretConfig: bySDS(mesh.TrustSecret),
+			}},
+		},
+	}
+	return []*clusterv3.Cluster{{
+			Name: "app", ConnectTimeout: durationpb.New(time.Second), ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+			LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: "app", Endpoints: []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{{
+				HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address(workload)}},
+			}}}}},
+		}}, []*listenerv3.Listener{{
+			Name: "in", Address: address(port), EnableReusePort: wrapperspb.Bool(false),
+			FilterChains: []*listenerv3.FilterChain{{
+				TransportSocket: &corev3.TransportSocket{Name: "tls", ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: packed(t, tlsContext)}},
+				Filters: []*listenerv3.Filter{{Name: "tcp", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: packed(t, &tcpproxyv3.TcpProxy{
+					StatPrefix: "in", ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: "app"},
+				})}}},
+			}},
+		}}
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// peer is another workload of the mesh, with a certificate of the zone's own authority.
+func (z *zone) peer(name string) *tls.Certificate {
+	z.t.Helper()
+	z.apply(strings.ReplaceAll(webYAML(1), "web", name))
+	authority := identity.New(identity.Config{Catalog: z.catalog, Zone: "east"})
+	key, der, err := request()
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	var issued identity.Issued
+	until(z.t, "the authority signs", func() bool {
+		issued, err = authority.Sign(z.t.Context(), dataplane(name+"-1"), der)
+		return err == nil
+	}, func() any { return err })
+	return &tls.Certificate{Certificate: issued.Chain, PrivateKey: key}
+}
+
+// get asks the workload through mesh TLS on a connection of its own and returns the server's certificate.
+func get(port int, own *tls.Certificate, path string) (*x509.Certificate, string, error) {
+	cfg := &tls.Config{InsecureSkipVerify: true}
+	if own != nil {
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own, nil }
+	}
+	c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: cfg, DisableKeepAlives: true}}
+	resp, err := c.Get(fmt.Sprintf("https://127.0.0.1:%d%s", port, path))
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return resp.TLS.PeerCertificates[0], string(b), err
+}
+
+// app is a workload whose path /slow answers when it is told to.
+func app(t *testing.T) (port int, release chan struct{}) {
+	release = make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			w.(http.Flusher).Flush()
+			<-release
+		}
+		fmt.Fprint(w, "hello")
+	}))
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().(*net.TCPAddr).Port, release
+}
+
+// lasting is an Envoy that outlives the agents that run it, as under a supervisor of its own.
+type lasting struct {
+	mu      sync.Mutex
+	process *envoy.Process
+	starts  int
+}
+
+// detached leaves Envoy running when an agent ends.
+type detached struct {
+	*envoy.Process
+	left chan struct{}
+	once sync.Once
+}
+
+func (d *detached) Done() <-chan struct{} { return d.left }
+
+func (d *detached) Stop(context.Context) error {
+	d.once.Do(func() { close(d.left) })
+	return nil
+}
+
+func (l *lasting) launch(ctx context.Context, c envoy.Config) (Proxy, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.process == nil {
+		binary, err := envoy.Find(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c.Binary = binary
+		if l.process, err = envoy.Start(ctx, c); err != nil {
+			return nil, err
+		}
+		l.starts++
+	}
+	return &detached{Process: l.process, left: make(chan struct{})}, nil
+}
+
+func (l *lasting) stop() {
+	if l.process != nil {
+		l.process.Stop(context.Background())
+	}
+}
+
+// load asks again and again until it is stopped, and counts what failed.
+func load(port int, own *tls.Certificate) (stop func() (asked, failed int64, last error)) {
+	var asked, failed atomic.Int64
+	var last atomic.Pointer[error]
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if _, _, err := get(port, own, "/"); err != nil {
+					failed.Add(1)
+					last.Store(&err)
+				}
+				asked.Add(1)
+			}
+		})
+	}
+	return func() (int64, int64, error) {
+		cancel()
+		wg.Wait()
+		var err error
+		if p := last.Load(); p != nil {
+			err = *p
+		}
+		return asked.Load(), failed.Load(), err
+	}
+}
+
+func TestRealEnvoyHasItsIdentity(t *testing.T) {
+	realEnvoy(t)
+	w := newWorld(t)
+	z := w.start()
+	workload, release := app(t)
+	port := freePort(t)
+	clusters, listeners := inbound(t, port, workload)
+	w.serveXDS("default.web-1", "1", clusters, listeners)
+	cfg := w.config("", webYAML(uint32(port)), z.token(webToken))
+	cfg.DrainTime = 5 * time.Second
+	a := run(t, cfg)
+	until(t, "the proxy serves", func() bool { return z.facts("web-1").Serving })
+	facts := z.facts("web-1")
+	if facts.EnvoyVersion != envoy.Version || facts.EnvoyBuild == "" {
+		t.Errorf("envoy %q %q", facts.EnvoyVersion, facts.EnvoyBuild)
+	}
+	until(t, "Envoy acknowledged its secrets", func() bool {
+		f := z.facts("web-1")
+		return f.IdentityAcknowledged == f.Issued.Serial && f.TrustAcknowledged == f.TrustSent && f.TrustSent != ""
+	})
+
+	peer := z.peer("stock")
+	cert, body, err := get(port, peer, "/")
+	if err != nil || body != "hello" {
+		t.Fatalf("through mesh TLS: %q, %v", body, err)
+	}
+	if got := cert.URIs[0].String(); got != "spiffe://default.east.mesh.local/workload/web" {
+		t.Errorf("the server is %s", got)
+	}
+	for _, d := range []string{cfg.RuntimeDir, filepath.Join(cfg.RuntimeDir, "default.web-1")} {
+		mode(t, d, 0o700)
+	}
+	mode(t, filepath.Join(cfg.RuntimeDir, "default.web-1", "agent.sock"), 0o600)
+	mode(t, filepath.Join(cfg.RuntimeDir, "default.web-1", "admin.sock"), 0o600)
+
+	if _, _, err := get(port, nil, "/"); err == nil {
+		t.Error("a client without a certificate got in")
+	}
+	foreign := newWorld(t).start()
+	if _, _, err := get(port, foreign.peer("stock"), "/"); err == nil {
+		t.Error("a client with the right name and the wrong signer got in")
+	}
+
+	// An answer that is under way when the agent is told to stop is delivered whole.
+	slow := make(chan error, 1)
+	go func() {
+		_, body, err := get(port, peer, "/slow")
+		if err == nil && body != "hello" {
+			err = fmt.Errorf("got %q", body)
+		}
+		slow <- err
+	}()
+	until(t, "the slow request is under way", func() bool {
+		n, err := newAdmin(filepath.Join(cfg.RuntimeDir, "default.web-1", "admin.sock")).connections(t.Context())
+		return err == nil && n == 1
+	})
+	a.stop()
+	until(t, "the zone knows that it drains", func() bool { return z.facts("web-1").Draining })
+	close(release)
+	if err := <-slow; err != nil {
+		t.Errorf("the request under way: %v", err)
+	}
+	if err := a.ended(); err != nil {
+		t.Error(err)
+	}
+	if a.says("connections are still open") {
+		t.Error("the drain waited for nothing")
+	}
+	if _, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+		t.Error("Envoy still listens")
+	}
+}
+
+func mode(t *testing.T, path string, want os.FileMode) {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := info.Mode().Perm(); got != want {
+		t.Errorf("%s has mode %04o, want %04o", path, got, want)
+	}
+}
+
+func TestAgentAndZoneRestartUnderLoad(t *testing.T) {
+	realEnvoy(t)
+	w := newWorld(t)
+	edit := func(c *agents.Config) { c.DeregisterAfter = time.Hour }
+	z := w.start(edit)
+	workload, _ := app(t)
+	port := freePort(t)
+	clusters, listeners := inbound(t, port, workload)
+	w.serveXDS("default.web-1", "1", clusters, listeners)
+	cfg := w.config("", webYAML(uint32(port)), z.token(webToken))
+	kept := &lasting{}
+	t.Cleanup(kept.stop)
+	cfg.Launch, cfg.DrainTime = func(ctx context.Context, c envoy.Config) (Proxy, error) { return kept.launch(ctx, c) }, 0
+	a := run(t, cfg)
+	until(t, "the proxy serves", func() bool { return z.facts("web-1").Serving })
+	peer := z.peer("stock")
+	first, _, err := get(port, peer, "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := load(port, peer)
+
+	z.stop()
+	z = w.start(edit)
+	until(t, "the agent is back", func() bool { return z.facts("web-1").Connected })
+	w.serveXDS("default.web-1", "2", append(clusters, &clusterv3.Cluster{Name: "more", ConnectTimeout: durationpb.New(time.Second)}), listeners)
+	until(t, "Envoy follows the new zone", func() bool {
+		text, err := newAdmin(filepath.Join(cfg.RuntimeDir, "default.web-1", "admin.sock")).do(t.Context(), "GET", "/clusters")
+		return err == nil && strings.Contains(text, "more::")
+	})
+	same, _, err := get(port, peer, "/")
+	if err != nil || !same.Equal(first) {
+		t.Errorf("after the zone's restart another certificate is served (%v)", err)
+	}
+
+	crash(a) // the agent's end without a drain: its Envoy goes on
+	b := run(t, cfg)
+	until(t, "the next agent is in charge", func() bool {
+		return b.says("session with the zone", "workload certificate") && z.facts("web-1").Serving
+	})
+	until(t, "Envoy takes the new agent's certificate", func() bool {
+		c, _, err := get(port, peer, "/")
+		return err == nil && !c.Equal(first)
+	})
+	asked, failed, last := stop()
+	if failed > 0 || asked < 10 {
+		t.Errorf("%d of %d requests failed, the last one with %v", failed, asked, last)
+	}
+	if kept.starts != 1 {
+		t.Errorf("%d Envoys", kept.starts)
+	}
+}
+
+// crash ends an agent at once: draining is left out because its time is zero.
+func crash(l *life) { l.end() }
+
+func TestTwoAgentsOnOneHost(t *testing.T) {
+	realEnvoy(t)
+	w := newWorld(t)
+	z := w.start()
+	ports := map[string]int{}
+	base := ""
+	for _, name := range []string{"web", "stock"} {
+		workload, _ := app(t)
+		ports[name] = freePort(t)
+		clusters, listeners := inbound(t, ports[name], workload)
+		w.serveXDS("default."+name+"-1", "1", clusters, listeners)
+		d := webToken
+		d.Name, d.Workload = name+"-1", name
+		cfg := w.config("", strings.ReplaceAll(webYAML(uint32(ports[name])), "web", name), z.token(d))
+		if base == "" {
+			base = cfg.RuntimeDir
+		}
+		cfg.RuntimeDir = base // one user, one runtime directory
+		run(t, cfg)
+	}
+	for name := range ports {
+		until(t, name+" serves", func() bool { return z.facts(name + "-1").Serving })
+	}
+	if a, b := z.facts("web-1").OutboundBlock, z.facts("stock-1").OutboundBlock; a == b || a == "" {
+		t.Errorf("blocks %q and %q", a, b)
+	}
+	peer := z.peer("client")
+	for name, port := range ports {
+		for range 20 {
+			cert, _, err := get(port, peer, "/")
+			if err != nil || cert.URIs[0].Path != "/workload/"+name {
+				t.Fatalf("%s answers as %v, %v", name, cert, err)
+			}
+		}
+	}
+}
