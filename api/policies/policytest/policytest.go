@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -222,8 +223,60 @@ func Entries(t *testing.T, p policy.Policy, conf []byte) []policy.Entry {
 	return out
 }
 
+// A Failer is what Exercise reports to: a test, or one try of a property.
+type Failer interface {
+	Helper()
+	Fatal(args ...any)
+	Errorf(format string, args ...any)
+}
+
+// Exercise applies one valid policy to elements of every direction and protocol, and fails when what comes out is not valid for Envoy.
+func Exercise(t Failer, p policy.Policy, r resource.Resource) {
+	t.Helper()
+	parts, err := p.Parts(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := policy.HeadOf(p.Resource(), r, parts)
+	var entries []policy.Entry
+	for i, it := range parts.Rules {
+		entries = append(entries, policy.Entry{Head: h, Index: i, Item: it, Inbound: true})
+	}
+	for _, protocol := range []mesh.Protocol{mesh.HTTP, mesh.HTTP2, mesh.GRPC, mesh.TCP} {
+		for _, c := range policy.ForInbound(entries) {
+			element{Direction: proxy.Inbound, Protocol: protocol}.withDefaults().outcome(t, p, c.Sources, "")
+		}
+		for i, it := range parts.To {
+			source := policy.Entry{Head: h, Index: i, Item: it}.Sourced()
+			for _, backends := range []map[string]string{nil, backendsOf(it.Conf)} {
+				e := element{Protocol: protocol, Kind: it.Target.KindOrMesh(), Backends: backends}.withDefaults()
+				e.outcome(t, p, []policy.Sourced{source}, "")
+			}
+		}
+	}
+}
+
+// backendsOf makes a cluster for every backend with a display name that is mentioned anywhere in a configuration.
+func backendsOf(v any) map[string]string {
+	out := map[string]string{}
+	switch v := v.(type) {
+	case map[string]any:
+		if name, ok := v[resource.LabelDisplayName].(string); ok {
+			out[name] = "cluster"
+		}
+		for _, e := range v {
+			maps.Copy(out, backendsOf(e))
+		}
+	case []any:
+		for _, e := range v {
+			maps.Copy(out, backendsOf(e))
+		}
+	}
+	return out
+}
+
 // outcome is the effective configuration and what each hook makes of a bare element of its kind.
-func (e element) outcome(t *testing.T, p policy.Policy, sources []policy.Sourced, suffix string) []txtar.File {
+func (e element) outcome(t Failer, p policy.Policy, sources []policy.Sourced, suffix string) []txtar.File {
 	t.Helper()
 	effective := p.Effective(e.Direction, string(e.Protocol), sources)
 	out := []txtar.File{{Name: "effective.yaml" + suffix, Data: explain(t, effective)}}
@@ -247,7 +300,7 @@ func (e element) outcome(t *testing.T, p policy.Policy, sources []policy.Sourced
 }
 
 // explain shows the configuration and, field by field, where it comes from.
-func explain(t *testing.T, e policy.Effective) []byte {
+func explain(t Failer, e policy.Effective) []byte {
 	t.Helper()
 	if e.Conf == "" {
 		return []byte("# nothing\n")
@@ -343,7 +396,7 @@ func (e element) cluster() *clusterv3.Cluster {
 }
 
 // render prints messages as YAML, after they passed the rules of their own protobufs.
-func render(t *testing.T, msgs []proto.Message) []byte {
+func render(t Failer, msgs []proto.Message) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	for i, m := range msgs {
@@ -371,7 +424,7 @@ func render(t *testing.T, msgs []proto.Message) []byte {
 	return out.Bytes()
 }
 
-func validate(t *testing.T, m proto.Message) {
+func validate(t Failer, m proto.Message) {
 	t.Helper()
 	if v, ok := m.(interface{ ValidateAll() error }); ok {
 		if err := v.ValidateAll(); err != nil {
