@@ -79,7 +79,8 @@ func workload(key *ecdsa.PrivateKey, in *agentapi.Identity) (*held, error) {
 }
 
 func belongs(key *ecdsa.PrivateKey, chain [][]byte, lifetimeMs int64) error {
-	if key == nil || len(chain) == 0 || lifetimeMs <= 0 {
+	const century = 100 * 365 * 24 * 60 * 60 * 1000
+	if key == nil || len(chain) == 0 || lifetimeMs <= 0 || lifetimeMs > century {
 		return errors.New("it is incomplete or was not asked for")
 	}
 	leaf, err := x509.ParseCertificate(chain[0])

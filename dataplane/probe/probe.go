@@ -1,5 +1,5 @@
 // Package probe checks whether the inbounds of a workload take connections or answer HTTP.
-// It judges by counting successes and failures in a row and reports; what follows from that is decided elsewhere.
+// It judges by counting successes and failures in a row and reports. It does not decide what follows from that.
 package probe
 
 import (
