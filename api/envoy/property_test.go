@@ -41,7 +41,7 @@ func TestIncrementalEqualsScratch(t *testing.T) {
 			continue // several changes in one go
 		}
 		w.view.Graph.Settle()
-		if w.rnd.IntN(25) == 0 {
+		if w.rnd.IntN(60) == 0 {
 			w.compare(fmt.Sprintf("step %d, after %s", step, what))
 		}
 	}
