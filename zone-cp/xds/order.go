@@ -33,11 +33,14 @@ func (s *Session) load(c *channel, p *plan) load {
 		}
 		c.apart(&l)
 	}
-	if c.typ == envoy.Extension {
+	switch c.typ {
+	case envoy.Extension:
 		s.single(&l)
+	case envoy.Endpoint:
+		s.safe(c, &l)
 	}
 	l.cut(s.limits.Response)
-	l.complete = len(l.shared)+len(l.own) == len(p.shared)+len(p.own) && len(l.removed) == len(p.removed)+len(p.missing)
+	l.complete = !p.more && len(l.shared)+len(l.own) == len(p.shared)+len(p.own) && len(l.removed) == len(p.removed)+len(p.missing)
 	return l
 }
 
@@ -56,6 +59,18 @@ func (s *Session) single(l *load) {
 		l.shared, l.own = l.shared[:1], nil
 	default:
 		l.own = l.own[:1]
+	}
+}
+
+// safe keeps what Envoy is known to take, if there is any: when a response with endpoints is refused, clusters that warm come out
+// of it without, so that those must not depend on what has never been tried.
+func (s *Session) safe(c *channel, l *load) {
+	if len(c.await) == 0 {
+		return
+	}
+	known := func(f *envoy.Fragment) bool { return c.holds(f.Name).version == f.Version || s.ward.proven(f) }
+	if shared, own := keep(l.shared, known), keep(l.own, known); len(shared)+len(own) > 0 {
+		l.shared, l.own = shared, own
 	}
 }
 
@@ -108,7 +123,8 @@ func (c *channel) apart(l *load) {
 //   - Listeners, routes and extensions wait until the clusters they lead to are at the client, and, where a cluster
 //     is new, until its endpoints are acknowledged. What leads only to clusters that are there waits for nothing:
 //     one cluster that is refused, or in flight for long, holds up nobody else.
-//   - A client that has not asked for clusters at all has them from somewhere else.
+//   - Envoy does not ask for clusters while one of them warms, be it after a reconnect. So a client that has not asked is
+//     waited for, and is thought to have its clusters from somewhere else only when that takes too long.
 func (s *Session) gate(c *channel) func(*envoy.Fragment) bool {
 	switch {
 	case s.rush || c.typ == envoy.Cluster:
@@ -164,7 +180,7 @@ func (s *Session) laterEndpoints() map[string]struct{} {
 func (s *Session) steady() bool {
 	c := &s.channels[envoy.Cluster]
 	if !c.asked {
-		return true
+		return s.given
 	}
 	if c.flight != nil || len(c.over) > 0 || len(s.channels[envoy.Endpoint].await) > 0 {
 		return false
@@ -196,7 +212,7 @@ func (s *Session) ready(f *envoy.Fragment, depth int) bool {
 func (s *Session) clusterReady(name string) bool {
 	c := &s.channels[envoy.Cluster]
 	if !c.asked {
-		return true
+		return s.given
 	}
 	made := s.target.Get(envoy.Cluster, name)
 	have := c.holds(name)

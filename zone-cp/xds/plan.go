@@ -14,6 +14,7 @@ type plan struct {
 	removed  []string          // to remove
 	missing  []string          // asked for and not there: an answer, not a change
 	withheld []string          // differs and stays as it is, because of a rejection
+	more     bool              // when all of it has been sent, there is more to send
 }
 
 func (p *plan) empty() bool { return len(p.shared)+len(p.own)+len(p.removed)+len(p.missing) == 0 }
@@ -142,6 +143,10 @@ func (s *Session) decide(c *channel, name string, p *plan) {
 	case want != nil:
 		if !again && have.held && have.sure && have.version == want.Version {
 			return
+		}
+		if again && c.typ == envoy.Endpoint && have.held && have.frag != nil && have.version != want.Version && !s.ward.proven(want) {
+			// A cluster warms, and would come out of it empty if these were refused. First it gets what it had.
+			want, p.more = have.frag, true
 		}
 		if s.target.Shared.Get(c.typ, name) == want {
 			p.shared = append(p.shared, want)

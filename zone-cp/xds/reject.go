@@ -27,9 +27,9 @@ func (s *Session) reject(c *channel, f *flight, text string) {
 			}
 		}
 	}
-	for _, name := range f.removed { // Envoy may have removed it all the same
+	for _, name := range f.removed { // Envoy has removed it all the same, or at least may have
 		if c.subscribed(name) {
-			c.set(name, c.holds(name).shaken())
+			c.set(name, shaken)
 		}
 	}
 	switch {
@@ -65,10 +65,7 @@ func (h holding) doubted(x *envoy.Fragment) holding {
 }
 
 // shaken is the holding after a refused response that removed it.
-func (h holding) shaken() holding {
-	h.sure, h.tried = false, several
-	return h
-}
+var shaken = holding{tried: several}
 
 // refuse records that a fragment was refused alone, which proves it bad.
 func (s *Session) refuse(c *channel, x *envoy.Fragment, text string) {
@@ -83,9 +80,25 @@ func (s *Session) refuse(c *channel, x *envoy.Fragment, text string) {
 		s.refused = map[defect]string{}
 	}
 	s.refused[defectOf(x)] = text
+	s.faults = s.faults || hostFault(text)
 	if !hostFault(text) {
 		s.ward.report(x, text)
 	}
+}
+
+// Faulty says that something was refused for a reason that may pass, such as an address in use.
+// After a while the caller calls Retry.
+func (s *Session) Faulty() bool { return s.faults }
+
+// Retry forgets the refusals whose reason may have passed.
+func (s *Session) Retry() {
+	s.faults = false
+	for d, text := range s.refused {
+		if hostFault(text) {
+			delete(s.refused, d)
+		}
+	}
+	s.invalidate()
 }
 
 // hostFault recognises refusals that say something about the host of one Envoy and nothing about the resource.

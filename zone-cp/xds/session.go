@@ -42,6 +42,7 @@ type Session struct {
 	nonces   uint64
 
 	refused map[defect]string // proved bad on this stream, with Envoy's words
+	faults  bool              // some of it may be taken another time
 	doubt   doubt
 	rush    bool // waiting has taken too long: send what is held back
 	given   bool // types that the client has not asked for are not waited for any more
@@ -177,9 +178,15 @@ func (s *Session) Next() (*Response, bool) {
 		return nil, false
 	}
 	s.reconsider()
-	for _, t := range order {
-		if r := s.compose(&s.channels[t]); r != nil {
-			return r, true
+	for settled := true; settled; { // what an earlier type waits for may be settled by a later one
+		settled = false
+		for _, t := range order {
+			c := &s.channels[t]
+			awaited := len(c.await)
+			if r := s.compose(c); r != nil {
+				return r, true
+			}
+			settled = settled || len(c.await) < awaited
 		}
 	}
 	if !s.Waiting() {
@@ -358,7 +365,7 @@ func (s *Session) Debt() *Debt {
 				open = true
 			}
 			for _, name := range c.flight.removed {
-				put(&d.unsure[i], name, c.holds(name).shaken())
+				put(&d.unsure[i], name, shaken)
 				if c.typ == envoy.Endpoint {
 					d.endpoints = append(d.endpoints, name)
 				}
