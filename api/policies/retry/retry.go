@@ -51,7 +51,7 @@ type Requests struct {
 	// HostSelection says which endpoints another try avoids. An empty list avoids none.
 	// Default OmitPreviousHosts and OmitPreviousPriorities: not where it failed already, then another zone.
 	HostSelection []HostSelection `json:"hostSelection,omitempty"`
-	// HostSelectionMaxAttempts is how often another endpoint is drawn when the one drawn is to be avoided. Greater than 0. Default 10.
+	// HostSelectionMaxAttempts is how often another endpoint is drawn when the one drawn is to be avoided, 1 to 1000. Default 10.
 	HostSelectionMaxAttempts *int64 `json:"hostSelectionMaxAttempts,omitempty"`
 }
 
@@ -290,8 +290,8 @@ func (r Requests) check(at resource.Path) resource.Problems {
 		}
 		seen[h.Predicate] = true
 	}
-	if n := r.HostSelectionMaxAttempts; n != nil && *n <= 0 {
-		ps.Add(at.Field("hostSelectionMaxAttempts"), "must be greater than 0")
+	if n := r.HostSelectionMaxAttempts; n != nil && (*n <= 0 || *n > 1000) {
+		ps.Add(at.Field("hostSelectionMaxAttempts"), "must be between 1 and 1000")
 	}
 	return ps
 }
