@@ -201,7 +201,7 @@ func (a *agent) drain(ctx context.Context) {
 	if a.cfg.DrainTime == 0 {
 		return
 	}
-	a.log.Info("draining", "time", a.cfg.DrainTime)
+	a.log.Info("draining", "atMost", a.cfg.DrainTime)
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.DrainTime)
 	defer cancel()
 	if err := a.link.goodbye(ctx); err != nil {

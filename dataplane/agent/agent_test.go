@@ -109,8 +109,10 @@ func TestSettingsAreWellFormed(t *testing.T) {
 	for _, p := range ps {
 		fields = append(fields, p.Field)
 	}
-	want := []string{"zone.addresses[0]", "zone.caPin", "zone.caPin", "dataplane", "dataplane.tokenFile", "runtimeDir", "readinessAddress", "drainTime",
-		"envoy.concurrency", "envoy.logLevel", "log.level", "log.format"}
+	want := []string{
+		"zone.addresses[0]", "zone.caPin", "zone.caPin", "dataplane", "dataplane.tokenFile", "runtimeDir", "readinessAddress", "drainTime",
+		"envoy.concurrency", "envoy.logLevel", "log.level", "log.format",
+	}
 	if diff := cmp.Diff(want, fields); diff != "" {
 		t.Error(diff)
 	}
@@ -233,8 +235,10 @@ func TestAgentGivesUpAtTheStart(t *testing.T) {
 		"CA file without CA":   {good, webYAML(1), func(c *Config) { c.Zone.CAFile = c.Dataplane.TokenFile }, "no certificate in PEM"},
 		"bad settings":         {good, webYAML(1), func(c *Config) { c.Zone.Addresses = nil }, "zone.addresses"},
 		"readiness port taken": {good, webYAML(1), func(c *Config) { c.ReadinessAddress = w.addr }, "readinessAddress"},
-		"block not possible": {good, strings.Replace(webYAML(1), "address: 127.0.0.1", "address: 127.0.0.1\n  outboundBlock: 127.0.0.0/16", 1),
-			nil, "networking.outboundBlock"},
+		"block not possible": {
+			good, strings.Replace(webYAML(1), "address: 127.0.0.1", "address: 127.0.0.1\n  outboundBlock: 127.0.0.0/16", 1),
+			nil, "networking.outboundBlock",
+		},
 		"runtime directory open to others": {good, webYAML(1), func(c *Config) {
 			if err := errors.Join(os.MkdirAll(c.RuntimeDir, 0o755), os.Chmod(c.RuntimeDir, 0o755)); err != nil {
 				t.Fatal(err)

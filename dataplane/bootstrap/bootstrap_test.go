@@ -60,8 +60,10 @@ func TestGolden(t *testing.T) {
 }
 
 func TestEqualParametersGiveEqualBytes(t *testing.T) {
-	p := Params{Mesh: "default", Name: "web", Zone: "east", Agent: "/a", Admin: "/b",
-		Metadata: map[string]string{"a": "1", "b": "2", "c": "3", "d": "4"}}
+	p := Params{
+		Mesh: "default", Name: "web", Zone: "east", Agent: "/a", Admin: "/b",
+		Metadata: map[string]string{"a": "1", "b": "2", "c": "3", "d": "4"},
+	}
 	first, err := Render(p)
 	if err != nil {
 		t.Fatal(err)

@@ -196,8 +196,10 @@ func (s *Server) relay(_ any, down grpc.ServerStream) error {
 	return err
 }
 
-type receiver interface{ RecvMsg(any) error }
-type sender interface{ SendMsg(any) error }
+type (
+	receiver interface{ RecvMsg(any) error }
+	sender   interface{ SendMsg(any) error }
+)
 
 // pump moves frames until the sender of them ends, which is no error, or something breaks.
 func pump(from receiver, to sender) error {

@@ -103,9 +103,13 @@ func New(cfg Config) (*Service, error) {
 		at  *time.Duration
 		def time.Duration
 	}{
-		{&cfg.Grace, 500 * time.Millisecond}, {&cfg.StartGrace, time.Minute},
-		{&cfg.DeregisterAfter, 10 * time.Second}, {&cfg.ForgetAfter, 72 * time.Hour},
-		{&cfg.RequestInterval, 2 * time.Second}, {&cfg.InsightInterval, 5 * time.Second}, {&cfg.HelloTimeout, 10 * time.Second},
+		{&cfg.Grace, 500 * time.Millisecond},
+		{&cfg.StartGrace, time.Minute},
+		{&cfg.DeregisterAfter, 10 * time.Second},
+		{&cfg.ForgetAfter, 72 * time.Hour},
+		{&cfg.RequestInterval, 2 * time.Second},
+		{&cfg.InsightInterval, 5 * time.Second},
+		{&cfg.HelloTimeout, 10 * time.Second},
 	} {
 		if *d.at <= 0 {
 			*d.at = d.def

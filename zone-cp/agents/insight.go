@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -138,7 +139,7 @@ func unpack(data []byte, fn func(remembered)) error {
 	for {
 		var r remembered
 		err := dec.Decode(&r)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
