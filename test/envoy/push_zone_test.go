@@ -187,6 +187,10 @@ func (s *subscription) Rejected(rs []xds.Rejection) {
 // Close implements xds.Subscription.
 func (s *subscription) Close() {}
 
+func (s *subscription) Sent(envoy.Type) {}
+
+func (s *subscription) Answered(envoy.Type, bool) {}
+
 // state is what the newest stream has reported.
 func (f *feed) state() (acked uint64, rejected []xds.Rejection) {
 	f.mu.Lock()
@@ -401,7 +405,7 @@ func (z *zone) join(t testing.TB, name string, table *envoy.Table) *sidecar {
 		if t.Failed() {
 			for i, p := range z.streams(s.node) {
 				talk := p.talk()
-				t.Logf("stream %d of %s:%s", i, s.node, talk[max(0, len(talk)-6000):])
+				t.Logf("stream %d of %s:%s", i, s.node, talk[max(0, len(talk)-30000):])
 			}
 			t.Logf("the end of envoy's log:\n%s", s.logs.tail(20))
 		}

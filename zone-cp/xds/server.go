@@ -32,6 +32,9 @@ type Subscription interface {
 	Changed() <-chan struct{}
 	// Acked notes that the proxy has acknowledged everything up to a sequence.
 	Acked(sequence uint64)
+	// Sent and Answered count the responses of a type.
+	Sent(t envoy.Type)
+	Answered(t envoy.Type, accepted bool)
 	// Rejected replaces the list of what the proxy does not get, with the reasons.
 	Rejected([]Rejection)
 	Close()
@@ -41,8 +44,10 @@ type Subscription interface {
 type Config struct {
 	Sessions Sessions
 	Limits   Limits
-	// Patience is how long a client may stay silent before what waits for it goes ahead. Default 5s.
-	Patience   time.Duration
+	// Patience is how long what waits for a client to speak is held back. Default 5s.
+	Patience time.Duration
+	// Requests is how many requests per second one stream is read at; more wait in the client. Default 200.
+	Requests   float64
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -53,14 +58,19 @@ type Server struct {
 	cfg        Config
 	quarantine *Quarantine
 	metrics    *metrics
+	stopping   chan struct{}
 
 	mu       sync.Mutex
-	debts    map[string]*Debt // by node, for its next stream
-	released chan struct{}    // closed and replaced when withheld resources may be looked at again
+	debts    map[string]*Debt   // by node, for its next stream
+	live     map[string]*stream // by node, the newest
+	released chan struct{}      // closed and replaced when withheld resources may be looked at again
 }
 
 // maxDebts bounds what is remembered of clients that do not come back.
 const maxDebts = 20_000
+
+// errStopping sends clients to another instance, or back later.
+var errStopping = status.Error(codes.Unavailable, "the control plane is stopping")
 
 // New makes a server. Run must run while it serves.
 func New(cfg Config) (*Server, error) {
@@ -70,14 +80,20 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Patience <= 0 {
 		cfg.Patience = 5 * time.Second
 	}
+	if cfg.Requests <= 0 {
+		cfg.Requests = 200
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Server{
-		cfg: cfg, quarantine: NewQuarantine(), metrics: newMetrics(cfg.Registerer),
-		debts: map[string]*Debt{}, released: make(chan struct{}),
+		cfg: cfg, quarantine: NewQuarantine(), metrics: newMetrics(cfg.Registerer), stopping: make(chan struct{}),
+		debts: map[string]*Debt{}, live: map[string]*stream{}, released: make(chan struct{}),
 	}, nil
 }
+
+// maxRequest bounds a request: a client that comes back names everything it holds, and a version with it.
+const maxRequest = 8 << 20
 
 // ServerOptions are what a gRPC server needs to send shared bytes.
 func (s *Server) ServerOptions() []grpc.ServerOption {
@@ -85,6 +101,7 @@ func (s *Server) ServerOptions() []grpc.ServerOption {
 		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2("proto")}),
 		grpc.SharedWriteBuffer(true),
 		grpc.ReadBufferSize(0),
+		grpc.MaxRecvMsgSize(maxRequest),
 	}
 }
 
@@ -93,8 +110,9 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(r, s)
 }
 
-// Run tells streams when resources leave the quarantine, until ctx ends.
+// Run tells streams when resources leave the quarantine, until ctx ends; then all streams end. It runs once.
 func (s *Server) Run(ctx context.Context) error {
+	defer close(s.stopping)
 	for {
 		select {
 		case <-ctx.Done():
@@ -129,8 +147,8 @@ func (s *Server) DeltaAggregatedResources(rpc discoveryv3.AggregatedDiscoverySer
 		server: s, rpc: rpc, sub: sub, log: s.cfg.Log.With("node", node),
 		session: NewSession(s.quarantine.Ward(envoyVersion(first.GetNode())), s.cfg.Limits),
 	}
-	st.session.Inherit(s.takeDebt(node))
-	defer func() { s.keepDebt(node, st.session.Debt()) }()
+	st.session.Inherit(s.begin(node, st))
+	defer func() { s.end(node, st) }()
 	s.metrics.streams.Inc()
 	defer s.metrics.streams.Dec()
 	st.session.Target(sub.Table())
@@ -145,22 +163,27 @@ func envoyVersion(n *corev3.Node) string {
 	return versionString(v.GetMajorNumber(), v.GetMinorNumber(), v.GetPatch())
 }
 
-func (s *Server) takeDebt(node string) *Debt {
+// begin makes a stream the newest of its node and returns what the one before left open.
+func (s *Server) begin(node string, st *stream) *Debt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.live[node] = st
 	d := s.debts[node]
 	delete(s.debts, node)
 	return d
 }
 
-func (s *Server) keepDebt(node string, d *Debt) {
-	if d == nil {
-		return
-	}
+// end keeps what a stream leaves open, unless a newer one has begun without it.
+func (s *Server) end(node string, st *stream) {
+	debt := st.session.Debt()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.debts) < maxDebts {
-		s.debts[node] = d
+	if s.live[node] != st {
+		return
+	}
+	delete(s.live, node)
+	if debt != nil && len(s.debts) < maxDebts {
+		s.debts[node] = debt
 	}
 }
 
@@ -175,110 +198,4 @@ func ended(err error) error {
 		return nil
 	}
 	return err
-}
-
-// A stream is one proxy's connection: one goroutine reads, and this one owns the session and writes.
-// A reader that does not read blocks only its own writer.
-type stream struct {
-	server  *Server
-	rpc     discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
-	sub     Subscription
-	session *Session
-	log     *slog.Logger
-
-	acked, nacks uint64
-	reported     int
-}
-
-func (st *stream) serve(first *discoveryv3.DeltaDiscoveryRequest) error {
-	requests := make(chan *discoveryv3.DeltaDiscoveryRequest)
-	failed := make(chan error, 1)
-	ctx := st.rpc.Context()
-	go func() { // ends when the stream does, at the latest when this handler returns
-		for {
-			r, err := st.rpc.Recv()
-			if err != nil {
-				failed <- err
-				return
-			}
-			select {
-			case requests <- r:
-			case <-ctx.Done():
-				failed <- ctx.Err()
-				return
-			}
-		}
-	}()
-	patience := time.NewTimer(st.server.cfg.Patience)
-	defer patience.Stop()
-	request := first
-	released := st.server.nextRelease()
-	for {
-		if request != nil {
-			if err := st.receive(request); err != nil {
-				return err
-			}
-			request = nil
-		}
-		if err := st.send(); err != nil {
-			return err
-		}
-		st.report()
-		select {
-		case request = <-requests:
-			patience.Reset(st.server.cfg.Patience)
-		case <-st.sub.Changed():
-			st.session.Target(st.sub.Table())
-			patience.Reset(st.server.cfg.Patience)
-		case <-released:
-			released = st.server.nextRelease()
-		case <-patience.C:
-			if st.session.Waiting() {
-				st.session.Overdue()
-			}
-		case err := <-failed:
-			return ended(err)
-		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
-		}
-	}
-}
-
-func (st *stream) receive(r *discoveryv3.DeltaDiscoveryRequest) error {
-	if err := st.session.Receive(r); err != nil {
-		st.log.Warn("stream ended: the client asks for too much", "err", err)
-		return status.Error(codes.ResourceExhausted, err.Error())
-	}
-	if n := st.session.Nacks(); n != st.nacks {
-		st.nacks = n
-		st.server.metrics.nacks.Inc()
-		st.log.Warn("the proxy refuses configuration", "type", r.GetTypeUrl(), "err", r.GetErrorDetail().GetMessage())
-	}
-	return nil
-}
-
-func (st *stream) send() error {
-	for {
-		r, ok := st.session.Next()
-		if !ok {
-			return nil
-		}
-		if err := st.rpc.SendMsg(r); err != nil {
-			return err
-		}
-		st.server.metrics.responses.WithLabelValues(r.Type.String()).Inc()
-		st.server.metrics.resources.WithLabelValues(r.Type.String()).Add(float64(r.Len()))
-	}
-}
-
-// report passes on what has become acknowledged or is refused.
-func (st *stream) report() {
-	if a := st.session.Acked(); a != st.acked {
-		st.acked = a
-		st.sub.Acked(a)
-	}
-	if rs := st.session.Rejections(); len(rs) > 0 || st.reported > 0 {
-		st.reported = len(rs)
-		st.sub.Rejected(rs)
-	}
 }

@@ -3,6 +3,7 @@ package zonecp
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
@@ -12,7 +13,10 @@ import (
 )
 
 // observed tells the compiler what agents report.
-type observed struct{ feed *agents.Feed }
+type observed struct {
+	feed    *agents.Feed
+	streams *streams
+}
 
 // Next implements push.Facts.
 func (o observed) Next(ctx context.Context) (map[resource.Key]*view.Facts, bool, error) {
@@ -33,6 +37,7 @@ func (o observed) Next(ctx context.Context) (map[resource.Key]*view.Facts, bool,
 			out[k] = factsOf(f)
 		} else {
 			out[k] = nil
+			o.streams.forget(k)
 		}
 	}
 	return out, false, nil
@@ -46,7 +51,7 @@ func factsOf(f agents.Facts) *view.Facts {
 type insights struct {
 	registry *agents.Registry
 	instance string
-	rejected *rejections
+	streams  *streams
 }
 
 // Dataplane implements rest.Insights.
@@ -59,11 +64,16 @@ func (i insights) Dataplane(meshName, name string) (json.RawMessage, bool) {
 	if !ok {
 		return nil, false
 	}
+	status, rejected, streamed := i.streams.of(k)
+	if n := len(in.Subscriptions); streamed && n > 0 {
+		in.Subscriptions = slices.Clone(in.Subscriptions)
+		in.Subscriptions[n-1].Status = status
+	}
 	b, err := json.Marshal(struct {
 		mesh.DataplaneInsight
 		// Rejections are an addition of Causeway: what Envoy refuses, and whose policies are behind it.
 		Rejections []rejection `json:"rejections,omitempty"`
-	}{in, i.rejected.get(k)})
+	}{in, rejected})
 	return b, err == nil
 }
 

@@ -6,11 +6,15 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/causeway-mesh/causeway/api/envoy"
+	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/zone-cp/agents"
 	"github.com/causeway-mesh/causeway/zone-cp/push"
@@ -19,9 +23,9 @@ import (
 
 // sessions joins ADS streams with the tables of the dataplanes whose agents relay them.
 type sessions struct {
-	engine   *push.Engine
-	rejected *rejections
-	log      *slog.Logger
+	engine  *push.Engine
+	streams *streams
+	log     *slog.Logger
 }
 
 // Open implements xds.Sessions. Whose stream it is says the agent's certificate, never the node.
@@ -34,26 +38,70 @@ func (s sessions) Open(ctx context.Context, _ *corev3.Node) (xds.Subscription, e
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, fmt.Sprintf("follow the configuration of %s: %v", dp, err))
 	}
-	return &subscription{sess, s.rejected, s.log.With("mesh", dp.Mesh, "dataplane", dp.Name)}, nil
+	return &subscription{sess, s.streams, s.streams.open(dp), s.log.With("mesh", dp.Mesh, "dataplane", dp.Name)}, nil
 }
 
 type subscription struct {
 	*push.Session
-	rejected *rejections
-	log      *slog.Logger
+	streams *streams
+	counts  *counts
+	log     *slog.Logger
+}
+
+// Sent implements xds.Subscription.
+func (s *subscription) Sent(t envoy.Type) { s.counts.of[t].sent.Add(1) }
+
+// Answered implements xds.Subscription.
+func (s *subscription) Answered(t envoy.Type, accepted bool) {
+	c := &s.counts.of[t]
+	if accepted {
+		c.acknowledged.Add(1)
+	} else {
+		c.rejected.Add(1)
+	}
+	s.counts.last.Store(time.Now().UnixNano())
 }
 
 // Rejected implements xds.Subscription.
 func (s *subscription) Rejected(list []xds.Rejection) {
-	for _, r := range s.rejected.set(s.Key(), list) {
+	for _, r := range s.streams.reject(s.Key(), list) {
 		s.log.Warn("configuration is withheld from the proxy; what it had before stays", "type", r.Type, "name", r.Name, "policies", r.Policies, "err", r.Reason)
 	}
 }
 
 // Close implements xds.Subscription.
 func (s *subscription) Close() {
-	s.rejected.set(s.Key(), nil)
+	s.streams.reject(s.Key(), nil)
 	s.Session.Close()
+}
+
+// counts is how the responses of one stream fare. It is written on the path of every push, so it takes no lock.
+type counts struct {
+	of   [envoy.NumTypes]struct{ sent, acknowledged, rejected atomic.Uint64 }
+	last atomic.Int64 // of the last answer, in nanoseconds
+}
+
+// status renders the counts for the API.
+func (c *counts) status() mesh.DiscoveryStatus {
+	var out mesh.DiscoveryStatus
+	if last := c.last.Load(); last != 0 {
+		out.LastUpdateTime = time.Unix(0, last).UTC()
+	}
+	into := [envoy.NumTypes]*mesh.DiscoveryTypeStats{
+		envoy.Cluster: &out.CDS, envoy.Endpoint: &out.EDS, envoy.Listener: &out.LDS, envoy.Route: &out.RDS, envoy.Extension: {},
+	}
+	for t := range envoy.NumTypes {
+		n := mesh.DiscoveryTypeStats{
+			ResponsesSent:         mesh.Count(c.of[t].sent.Load()),
+			ResponsesAcknowledged: mesh.Count(c.of[t].acknowledged.Load()),
+			ResponsesRejected:     mesh.Count(c.of[t].rejected.Load()),
+		}
+		*into[t] = n
+		out.Total.ResponsesSent += n.ResponsesSent
+		out.Total.ResponsesAcknowledged += n.ResponsesAcknowledged
+		out.Total.ResponsesRejected += n.ResponsesRejected
+	}
+	return out
 }
 
 // A rejection is what a proxy does not get, for people.
@@ -69,16 +117,38 @@ func (r rejection) equal(o rejection) bool {
 	return r.Type == o.Type && r.Name == o.Name && r.Reason == o.Reason && slices.Equal(r.Policies, o.Policies)
 }
 
-// rejections remembers what is withheld from connected proxies.
-type rejections struct {
-	mu sync.Mutex
-	of map[resource.Key][]rejection
+// streams remembers how the last ADS stream of each dataplane fares.
+type streams struct {
+	mu       sync.Mutex
+	counts   map[resource.Key]*counts
+	rejected map[resource.Key][]rejection
 }
 
-// set replaces the rejections of a dataplane and returns those that are new.
-func (r *rejections) set(dp resource.Key, list []xds.Rejection) (added []rejection) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func newStreams() *streams {
+	return &streams{counts: map[resource.Key]*counts{}, rejected: map[resource.Key][]rejection{}}
+}
+
+// open starts counting anew for a dataplane.
+func (s *streams) open(dp resource.Key) *counts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := &counts{}
+	s.counts[dp] = c
+	return c
+}
+
+// forget drops what is known about a dataplane that is gone.
+func (s *streams) forget(dp resource.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.counts, dp)
+	delete(s.rejected, dp)
+}
+
+// reject replaces the rejections of a dataplane and returns those that are new.
+func (s *streams) reject(dp resource.Key, list []xds.Rejection) (added []rejection) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var now []rejection
 	for _, x := range list {
 		n := rejection{Type: x.Type.String(), Name: x.Name, Reason: x.Text}
@@ -86,21 +156,25 @@ func (r *rejections) set(dp resource.Key, list []xds.Rejection) (added []rejecti
 			n.Policies = append(n.Policies, k.String())
 		}
 		now = append(now, n)
-		if !slices.ContainsFunc(r.of[dp], n.equal) {
+		if !slices.ContainsFunc(s.rejected[dp], n.equal) {
 			added = append(added, n)
 		}
 	}
 	if len(now) == 0 {
-		delete(r.of, dp)
+		delete(s.rejected, dp)
 		return nil
 	}
-	r.of[dp] = now
+	s.rejected[dp] = now
 	return added
 }
 
-// get lists the rejections of a dataplane.
-func (r *rejections) get(dp resource.Key) []rejection {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.of[dp]
+// of tells how the last stream of a dataplane fares; ok is false when there was none.
+func (s *streams) of(dp resource.Key) (status mesh.DiscoveryStatus, rejected []rejection, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.counts[dp]
+	if ok {
+		status = c.status()
+	}
+	return status, s.rejected[dp], ok
 }

@@ -61,7 +61,7 @@ type Zone struct {
 	engine    *push.Engine
 	xds       *xds.Server
 	observed  *insights
-	rejected  *rejections
+	streams   *streams
 	shown     *shown
 	instance  string
 	ready     chan struct{}
@@ -77,7 +77,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Zone, error) {
 	if err := os.MkdirAll(cfg.WorkDir, 0o700); err != nil {
 		return nil, fmt.Errorf("work directory: %w", err)
 	}
-	z := &Zone{cfg: cfg, log: log.With("zone", cfg.Zone), registry: prometheus.NewRegistry(), rejected: &rejections{of: map[resource.Key][]rejection{}}, instance: instanceID(), ready: make(chan struct{})}
+	z := &Zone{cfg: cfg, log: log.With("zone", cfg.Zone), registry: prometheus.NewRegistry(), streams: newStreams(), instance: instanceID(), ready: make(chan struct{})}
 	z.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, step := range []func(context.Context) error{z.listen, z.openCertificates, z.openStore} {
 		if err := step(ctx); err != nil {
@@ -232,16 +232,16 @@ func (z *Zone) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	*z.observed = insights{z.agents.Registry(), z.instance, z.rejected}
+	*z.observed = insights{z.agents.Registry(), z.instance, z.streams}
 	z.shown.registry = z.agents.Registry()
 	z.engine = push.New(push.Config{
-		Zone: z.cfg.Zone, Catalog: z.catalog, Facts: observed{z.agents.Registry().Subscribe()},
+		Zone: z.cfg.Zone, Catalog: z.catalog, Facts: observed{z.agents.Registry().Subscribe(), z.streams},
 		Kinds: z.catalog.Kinds(), Policies: policies.All, Log: z.log, Registerer: z.registry,
 	})
 	z.derive = derive.New(derive.Config{
 		Catalog: z.catalog, Facts: issued{z.agents.Registry().Subscribe()}, Zone: z.cfg.Zone, Log: z.log, Registerer: z.registry,
 	})
-	z.xds, err = xds.New(xds.Config{Sessions: sessions{z.engine, z.rejected, z.log}, Log: z.log, Registerer: z.registry})
+	z.xds, err = xds.New(xds.Config{Sessions: sessions{z.engine, z.streams, z.log}, Log: z.log, Registerer: z.registry})
 	return err
 }
 
