@@ -204,7 +204,11 @@ func (a *agent) drain(ctx context.Context) {
 	a.log.Info("draining", "atMost", a.cfg.DrainTime)
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.DrainTime)
 	defer cancel()
-	if err := a.link.goodbye(ctx); err != nil {
+	// At least half of the time is left for connections to end, however slow peers are.
+	telling, told := context.WithTimeout(ctx, a.cfg.DrainTime/2)
+	err := a.link.goodbye(telling)
+	told()
+	if err != nil {
 		a.log.Warn("the zone did not confirm that peers were told; their requests may still come", "err", err)
 	}
 	if !a.supervisor.Status().running {

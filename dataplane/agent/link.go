@@ -650,6 +650,6 @@ func (l *link) goodbye(ctx context.Context) error {
 	case err := <-l.confirmed:
 		return err
 	case <-ctx.Done():
-		return errors.New("the drain time is up")
+		return errors.New("it did not answer in time")
 	}
 }
