@@ -348,6 +348,10 @@ func (c *Compiler) buildInbound(_ *memo.Reader, k inboundKey) halfListener {
 		if secured.TransportSocket, err = downstreamTLS(settings.Parameters(), k.Protocol.IsHTTP()); err != nil {
 			return nil, nil, err
 		}
+		// Always there, so that server names can be matched and a change of mode edits chains only.
+		m.ListenerFilters = []*listenerv3.ListenerFilter{{
+			Name: "envoy.filters.listener.tls_inspector", ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: tlsInspector},
+		}}
 		m.FilterChains = []*listenerv3.FilterChain{secured}
 		if settings.ModeOrStrict() == tls.Permissive {
 			err = c.permit(m, k, cs)
@@ -366,15 +370,10 @@ func tlsSettings(cs []conf) tls.Conf {
 	return out
 }
 
+var tlsInspector = mustPack(&tlsinspectorv3.TlsInspector{})
+
 // permit adds the chains of a permissive listener: plaintext, and TLS that is the workload's own affair.
 func (c *Compiler) permit(m *listenerv3.Listener, k inboundKey, cs []conf) error {
-	inspector, err := pack(&tlsinspectorv3.TlsInspector{})
-	if err != nil {
-		return err
-	}
-	m.ListenerFilters = []*listenerv3.ListenerFilter{{
-		Name: "envoy.filters.listener.tls_inspector", ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: inspector},
-	}}
 	m.FilterChains[0].Name = "mesh_tls"
 	m.FilterChains[0].FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "tls", ApplicationProtocols: []string{alpn}}
 	through, err := c.tcpFilterOf(proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: mesh.TCP}, k.Name, nil)
