@@ -352,6 +352,8 @@ func (c *Compiler) buildInbound(_ *memo.Reader, k inboundKey) halfListener {
 		m.ListenerFilters = []*listenerv3.ListenerFilter{{
 			Name: "envoy.filters.listener.tls_inspector", ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: tlsInspector},
 		}}
+		// A client of a protocol in which the server speaks first sends nothing to inspect; it is plaintext, not broken.
+		m.ContinueOnListenerFiltersTimeout = true
 		m.FilterChains = []*listenerv3.FilterChain{secured}
 		if settings.ModeOrStrict() == tls.Permissive {
 			err = c.permit(m, k, cs)
