@@ -39,6 +39,18 @@ func (r *Response) Fragments(yield func(*envoy.Fragment) bool) { r.flight.fragme
 // Removed lists the names of removed resources.
 func (r *Response) Removed() []string { return r.flight.removed }
 
+// Size is the number of bytes of its resources.
+func (r *Response) Size() int {
+	n := 0
+	if r.flight.shared != nil {
+		n = r.flight.shared.buffers.Len()
+	}
+	for _, f := range r.flight.own {
+		n += f.Size()
+	}
+	return n
+}
+
 // Buffers is the encoded message. Fields of a message may come in any order, so what is shared stands first, untouched,
 // and what belongs to the stream follows.
 func (r *Response) Buffers() mem.BufferSlice {

@@ -32,8 +32,9 @@ type Subscription interface {
 	Changed() <-chan struct{}
 	// Acked notes that the proxy has acknowledged everything up to a sequence.
 	Acked(sequence uint64)
-	// Sent and Answered count the responses of a type.
+	// Sent counts a response.
 	Sent(t envoy.Type)
+	// Answered counts what the proxy says to a response.
 	Answered(t envoy.Type, accepted bool)
 	// Rejected replaces the list of what the proxy does not get, with the reasons.
 	Rejected([]Rejection)

@@ -48,6 +48,7 @@ type Session struct {
 	given   bool // types that the client has not asked for are not waited for any more
 	sent    uint64
 	acked   uint64
+	acks    uint64
 	nacks   uint64
 	stale   uint64 // answers to responses that are not in flight
 }
@@ -140,6 +141,7 @@ func (s *Session) answer(c *channel, req *discoveryv3.DeltaDiscoveryRequest) {
 	if detail := req.GetErrorDetail(); detail != nil {
 		s.reject(c, f, detail.GetMessage())
 	} else {
+		s.acks++
 		c.land(f)
 		s.release(c, f)
 		s.ward.accepted(c.typ, f)
@@ -475,8 +477,8 @@ func (s *Session) Sent() uint64 { return s.sent }
 // Acked is the sequence up to which the client has acknowledged everything, except what is withheld.
 func (s *Session) Acked() uint64 { return s.acked }
 
-// Nacks counts the responses that the client refused.
-func (s *Session) Nacks() uint64 { return s.nacks }
+// Answers counts the responses that the client took and those it refused.
+func (s *Session) Answers() (acks, nacks uint64) { return s.acks, s.nacks }
 
 // InFlight says that the client has not answered everything that was sent.
 func (s *Session) InFlight() bool {
