@@ -229,8 +229,12 @@ func (a *agent) drain(ctx context.Context) {
 func (a *agent) awaitIdle(ctx context.Context) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	open := 0
 	for {
 		n, err := a.supervisor.admin.connections(ctx)
+		if err == nil {
+			open = n
+		}
 		if err == nil && n == 0 {
 			a.log.Info("all connections ended")
 			return
@@ -238,7 +242,7 @@ func (a *agent) awaitIdle(ctx context.Context) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			a.log.Warn("connections are still open after the drain time and are cut", "connections", n)
+			a.log.Warn("connections are still open after the drain time and are cut", "connections", open)
 			return
 		}
 	}
