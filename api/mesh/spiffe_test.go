@@ -79,8 +79,11 @@ func TestSPIFFEIDs(t *testing.T) {
 		{"universal default", identity("a", nil, mesh.MeshIdentity{}, nil), workload, "spiffe://default.east.mesh.local/workload/web", ""},
 		{"kubernetes default", identity("a", nil, mesh.MeshIdentity{}, nil), kube, "spiffe://default.east.mesh.local/ns/shop/sa/web", ""},
 		{"zone of the identity", identity("a", map[string]string{resource.LabelZone: "west"}, mesh.MeshIdentity{}, nil), workload, "spiffe://default.west.mesh.local/workload/web", ""},
-		{"templates", identity("a", nil, templates("{{ .Zone }}.{{ .Mesh }}.example", `/{{ label "team" }}/{{ .Workload -}} -v`), nil),
-			map[string]string{"team": "Shop_1", resource.LabelWorkload: "web"}, "spiffe://east.default.example/Shop_1/web-v", ""},
+		{
+			"templates", identity("a", nil, templates("{{ .Zone }}.{{ .Mesh }}.example", `/{{ label "team" }}/{{ .Workload -}} -v`), nil),
+			map[string]string{"team": "Shop_1", resource.LabelWorkload: "web"},
+			"spiffe://east.default.example/Shop_1/web-v", "",
+		},
 		{"no workload label", identity("a", nil, mesh.MeshIdentity{}, nil), nil, "", "variable .Workload has no value"},
 		{"no label", identity("a", nil, templates("", `/{{ label "team" }}`), nil), workload, "", `label "team" is missing`},
 		{"bad label value", identity("a", nil, templates("", `/{{ label "team" }}`), nil), map[string]string{"team": ".."}, "", "segments must not be empty"},

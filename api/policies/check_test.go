@@ -40,41 +40,65 @@ func TestRefused(t *testing.T) {
 	}{
 		{"timeout without any", "MeshTimeout", `to: [{targetRef: {kind: Mesh}, default: {}}]`, []string{"spec.to[0].default"}},
 		{"empty http", "MeshTimeout", `to: [{targetRef: {kind: Mesh}, default: {http: {}}}]`, []string{"spec.to[0].default.http"}},
-		{"timeouts out of range", "MeshTimeout", `to: [{targetRef: {kind: Mesh}, default: {connectionTimeout: 0s, idleTimeout: -1s, http: {requestTimeout: 200000h}}}]`,
-			[]string{"spec.to[0].default.connectionTimeout", "spec.to[0].default.idleTimeout", "spec.to[0].default.http.requestTimeout"}},
+		{
+			"timeouts out of range", "MeshTimeout", `to: [{targetRef: {kind: Mesh}, default: {connectionTimeout: 0s, idleTimeout: -1s, http: {requestTimeout: 200000h}}}]`,
+			[]string{"spec.to[0].default.connectionTimeout", "spec.to[0].default.idleTimeout", "spec.to[0].default.http.requestTimeout"},
+		},
 		{"both directions", "MeshTimeout", "to: [{targetRef: {kind: Mesh}, default: {idleTimeout: 1s}}]\nrules: [{default: {idleTimeout: 1s}}]", []string{"spec"}},
-		{"per connection for a route", "MeshTimeout", `to: [{targetRef: {kind: MeshHTTPRoute, labels: {a: b}}, default: {idleTimeout: 1s, http: {requestTimeout: 1s, maxStreamDuration: 1s}}}]`,
-			[]string{"spec.to[0].default.idleTimeout", "spec.to[0].default.http.maxStreamDuration"}},
-		{"per connection for clients", "MeshTimeout", `rules: [{matches: [{spiffeID: {type: Exact, value: "spiffe://m/w"}}], default: {connectionTimeout: 1s, http: {streamIdleTimeout: 1s, requestHeadersTimeout: 1s}}}]`,
-			[]string{"spec.rules[0].default.connectionTimeout", "spec.rules[0].default.http.requestHeadersTimeout"}},
+		{
+			"per connection for a route", "MeshTimeout", `to: [{targetRef: {kind: MeshHTTPRoute, labels: {a: b}}, default: {idleTimeout: 1s, http: {requestTimeout: 1s, maxStreamDuration: 1s}}}]`,
+			[]string{"spec.to[0].default.idleTimeout", "spec.to[0].default.http.maxStreamDuration"},
+		},
+		{
+			"per connection for clients", "MeshTimeout", `rules: [{matches: [{spiffeID: {type: Exact, value: "spiffe://m/w"}}], default: {connectionTimeout: 1s, http: {streamIdleTimeout: 1s, requestHeadersTimeout: 1s}}}]`,
+			[]string{"spec.rules[0].default.connectionTimeout", "spec.rules[0].default.http.requestHeadersTimeout"},
+		},
 
 		{"permission without lists", "MeshTrafficPermission", `rules: [{default: {}}]`, []string{"spec.rules[0].default"}},
 		{"permission without rules", "MeshTrafficPermission", `targetRef: {kind: Mesh}`, []string{"spec"}},
-		{"matches of permissions", "MeshTrafficPermission", `rules: [{default: {allow: [{}, {spiffeID: {type: Like, value: web}}], deny: [{sni: {type: Exact, value: "a_b"}}]}}]`,
-			[]string{"spec.rules[0].default.deny[0].sni.value", "spec.rules[0].default.allow[0]", "spec.rules[0].default.allow[1].spiffeID.type", "spec.rules[0].default.allow[1].spiffeID.value"}},
+		{
+			"matches of permissions", "MeshTrafficPermission", `rules: [{default: {allow: [{}, {spiffeID: {type: Like, value: web}}], deny: [{sni: {type: Exact, value: "a_b"}}]}}]`,
+			[]string{"spec.rules[0].default.deny[0].sni.value", "spec.rules[0].default.allow[0]", "spec.rules[0].default.allow[1].spiffeID.type", "spec.rules[0].default.allow[1].spiffeID.value"},
+		},
 
-		{"limits of zero", "MeshCircuitBreaker", `to: [{targetRef: {kind: Mesh}, default: {connectionLimits: {maxConnections: 0, maxRetries: 0}}}]`,
-			[]string{"spec.to[0].default.connectionLimits.maxConnections", "spec.to[0].default.connectionLimits.maxRetries"}},
+		{
+			"limits of zero", "MeshCircuitBreaker", `to: [{targetRef: {kind: Mesh}, default: {connectionLimits: {maxConnections: 0, maxRetries: 0}}}]`,
+			[]string{"spec.to[0].default.connectionLimits.maxConnections", "spec.to[0].default.connectionLimits.maxRetries"},
+		},
 		{"no detector", "MeshCircuitBreaker", `rules: [{default: {outlierDetection: {interval: 1s, detectors: {}}}}]`, []string{"spec.rules[0].default.outlierDetection.detectors"}},
-		{"threshold above all", "MeshCircuitBreaker", `rules: [{default: {outlierDetection: {healthyPanicThreshold: "100.5", detectors: {totalFailures: {}}}}}]`,
-			[]string{"spec.rules[0].default.outlierDetection.healthyPanicThreshold"}},
+		{
+			"threshold above all", "MeshCircuitBreaker", `rules: [{default: {outlierDetection: {healthyPanicThreshold: "100.5", detectors: {totalFailures: {}}}}}]`,
+			[]string{"spec.rules[0].default.outlierDetection.healthyPanicThreshold"},
+		},
 
 		{"tcp without attempts", "MeshRetry", `to: [{targetRef: {kind: Mesh}, default: {tcp: {}}}]`, []string{"spec.to[0].default.tcp.maxConnectAttempt"}},
-		{"unknown conditions", "MeshRetry", `to: [{targetRef: {kind: Mesh}, default: {http: {retryOn: ["5xx", "700", HttpMethodFetch]}, grpc: {retryOn: [Retriable4xx]}}}]`,
-			[]string{"spec.to[0].default.http.retryOn[1]", "spec.to[0].default.http.retryOn[2]", "spec.to[0].default.grpc.retryOn[0]"}},
-		{"tags nowhere", "MeshRetry", `to: [{targetRef: {kind: Mesh}, default: {http: {hostSelection: [{predicate: OmitHostsWithTags}]}}}]`,
-			[]string{"spec.to[0].default.http.hostSelection[0].tags"}},
-		{"backing off down", "MeshRetry", `to: [{targetRef: {kind: Mesh}, default: {http: {backOff: {baseInterval: 2s, maxInterval: 1s}}}}]`,
-			[]string{"spec.to[0].default.http.backOff.maxInterval"}},
+		{
+			"unknown conditions", "MeshRetry", `to: [{targetRef: {kind: Mesh}, default: {http: {retryOn: ["5xx", "700", HttpMethodFetch]}, grpc: {retryOn: [Retriable4xx]}}}]`,
+			[]string{"spec.to[0].default.http.retryOn[1]", "spec.to[0].default.http.retryOn[2]", "spec.to[0].default.grpc.retryOn[0]"},
+		},
+		{
+			"tags nowhere", "MeshRetry", `to: [{targetRef: {kind: Mesh}, default: {http: {hostSelection: [{predicate: OmitHostsWithTags}]}}}]`,
+			[]string{"spec.to[0].default.http.hostSelection[0].tags"},
+		},
+		{
+			"backing off down", "MeshRetry", `to: [{targetRef: {kind: Mesh}, default: {http: {backOff: {baseInterval: 2s, maxInterval: 1s}}}}]`,
+			[]string{"spec.to[0].default.http.backOff.maxInterval"},
+		},
 
 		{"route of the whole mesh", "MeshHTTPRoute", `to: [{targetRef: {kind: Mesh}, rules: [{matches: [{}], default: {}}]}]`, []string{"spec.to[0].targetRef.kind"}},
 		{"rule without match", "MeshHTTPRoute", `to: [{targetRef: {kind: MeshService, labels: {a: b}}, rules: [{default: {}}]}]`, []string{"spec.to[0].rules[0].matches"}},
-		{"prefix with a slash", "MeshHTTPRoute", `to: [{targetRef: {kind: MeshService, labels: {a: b}}, rules: [{matches: [{path: {type: PathPrefix, value: /a/}}], default: {}}]}]`,
-			[]string{"spec.to[0].rules[0].matches[0].path.value"}},
-		{"prefix of an exact path", "MeshHTTPRoute", `to: [{targetRef: {kind: MeshService, labels: {a: b}}, rules: [{matches: [{path: {type: Exact, value: /a}}], default: {filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]}}]}]`,
-			[]string{"spec.to[0].rules[0].default.filters[0].urlRewrite.path.type"}},
-		{"field of another filter", "MeshHTTPRoute", `to: [{targetRef: {kind: MeshService, labels: {a: b}}, rules: [{matches: [{}], default: {filters: [{type: RequestMirror, urlRewrite: {hostname: a}}]}}]}]`,
-			[]string{"spec.to[0].rules[0].default.filters[0].urlRewrite", "spec.to[0].rules[0].default.filters[0].requestMirror"}},
+		{
+			"prefix with a slash", "MeshHTTPRoute", `to: [{targetRef: {kind: MeshService, labels: {a: b}}, rules: [{matches: [{path: {type: PathPrefix, value: /a/}}], default: {}}]}]`,
+			[]string{"spec.to[0].rules[0].matches[0].path.value"},
+		},
+		{
+			"prefix of an exact path", "MeshHTTPRoute", `to: [{targetRef: {kind: MeshService, labels: {a: b}}, rules: [{matches: [{path: {type: Exact, value: /a}}], default: {filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]}}]}]`,
+			[]string{"spec.to[0].rules[0].default.filters[0].urlRewrite.path.type"},
+		},
+		{
+			"field of another filter", "MeshHTTPRoute", `to: [{targetRef: {kind: MeshService, labels: {a: b}}, rules: [{matches: [{}], default: {filters: [{type: RequestMirror, urlRewrite: {hostname: a}}]}}]}]`,
+			[]string{"spec.to[0].rules[0].default.filters[0].urlRewrite", "spec.to[0].rules[0].default.filters[0].requestMirror"},
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var fields []string

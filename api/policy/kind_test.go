@@ -65,26 +65,34 @@ func TestValidate(t *testing.T) {
 		{"fine", "to:\n- targetRef: {kind: Mesh}\n  default: " + ok, ""},
 		{"fine with labels", "targetRef: {kind: Dataplane, labels: {a: b}}\nto:\n- targetRef: {kind: MeshService, labels: {a: b}, sectionName: http}\n  default: " + ok, ""},
 		{"fine inbound", "targetRef: {kind: Dataplane, sectionName: http}\nrules:\n- default: " + ok, ""},
-		{"configuration", "targetRef: {kind: Dataplane}\nto:\n- targetRef: {kind: Mesh}\n  default: {}\n- targetRef: {kind: MeshService, labels: {a: b}}\n  default: {}",
-			"spec.to[0].default.limit: must be set in to for Mesh\nspec.to[1].default.limit: must be set in to for MeshService"},
+		{
+			"configuration", "targetRef: {kind: Dataplane}\nto:\n- targetRef: {kind: Mesh}\n  default: {}\n- targetRef: {kind: MeshService, labels: {a: b}}\n  default: {}",
+			"spec.to[0].default.limit: must be set in to for Mesh\nspec.to[1].default.limit: must be set in to for MeshService",
+		},
 		{"configuration inbound", "targetRef: {kind: Dataplane}\nrules:\n- default: {}", "spec.rules[0].default.limit: must be set in rules for Dataplane"},
 		{"empty", "{}", "spec: must have to or rules"},
 		{"both", "to:\n- targetRef: {kind: Mesh}\n  default: " + ok + "\nrules:\n- default: " + ok, "spec: must have either to or rules; write two resources"},
 		{"default", "default: " + ok, "spec.default: is not supported by MeshTest"},
 		{"matches", "rules:\n- matches: [{sni: {type: Exact, value: a}}]\n  default: " + ok, "spec.rules[0].matches: is not supported by MeshTest"},
-		{"mesh with labels", "targetRef: {labels: {a: b}, sectionName: x}\nrules:\n- default: " + ok,
-			"spec.targetRef.labels: must not be set with kind Mesh; use kind Dataplane\nspec.targetRef.sectionName: must not be set with kind Mesh"},
+		{
+			"mesh with labels", "targetRef: {labels: {a: b}, sectionName: x}\nrules:\n- default: " + ok,
+			"spec.targetRef.labels: must not be set with kind Mesh; use kind Dataplane\nspec.targetRef.sectionName: must not be set with kind Mesh",
+		},
 		{"section without rules", "targetRef: {kind: Dataplane, sectionName: x}\nto:\n- targetRef: {kind: Mesh}\n  default: " + ok, "spec.targetRef.sectionName: is only possible in a policy with rules"},
-		{"removed", "targetRef: {kind: MeshSubset, name: a, namespace: b, mesh: c, tags: {d: e}, proxyTypes: [Sidecar]}\nrules:\n- default: " + ok,
+		{
+			"removed", "targetRef: {kind: MeshSubset, name: a, namespace: b, mesh: c, tags: {d: e}, proxyTypes: [Sidecar]}\nrules:\n- default: " + ok,
 			"spec.targetRef.name: is no longer supported; use labels with kuma.io/display-name\n" +
 				"spec.targetRef.namespace: is no longer supported; use labels with k8s.kuma.io/namespace\n" +
 				"spec.targetRef.mesh: is no longer supported; a policy stays in its own mesh\n" +
 				"spec.targetRef.tags: is no longer supported; use labels\n" +
 				"spec.targetRef.proxyTypes: is no longer supported; use kind Dataplane with labels\n" +
-				"spec.targetRef.kind: must be Mesh or Dataplane, not \"MeshSubset\""},
+				"spec.targetRef.kind: must be Mesh or Dataplane, not \"MeshSubset\"",
+		},
 		{"to without kind", "to:\n- default: " + ok, "spec.to[0].targetRef.kind: must be one of Mesh, MeshService, MeshExternalService"},
-		{"to mesh with labels", "to:\n- targetRef: {kind: Mesh, labels: {a: b}, sectionName: x}\n  default: " + ok,
-			"spec.to[0].targetRef.labels: must not be set with kind Mesh\nspec.to[0].targetRef.sectionName: must not be set with kind Mesh"},
+		{
+			"to mesh with labels", "to:\n- targetRef: {kind: Mesh, labels: {a: b}, sectionName: x}\n  default: " + ok,
+			"spec.to[0].targetRef.labels: must not be set with kind Mesh\nspec.to[0].targetRef.sectionName: must not be set with kind Mesh",
+		},
 		{"to service without labels", "to:\n- targetRef: {kind: MeshService}\n  default: " + ok, "spec.to[0].targetRef.labels: must be set with kind MeshService"},
 		{"to external with section", "to:\n- targetRef: {kind: MeshExternalService, labels: {a: b}, sectionName: x}\n  default: " + ok, "spec.to[0].targetRef.sectionName: must not be set with kind MeshExternalService"},
 	} {

@@ -55,7 +55,8 @@ func TestMatchOrder(t *testing.T) {
 	want := []policy.Match{
 		both(exact("spiffe://m/a"), sni("x")), exact("spiffe://m/a"),
 		both(prefix("spiffe://m/a"), sni("x")), prefix("spiffe://m/a"), both(prefix("spiffe://m"), sni("x")), prefix("spiffe://m"),
-		sni("x"), sni("y"), {},
+		sni("x"), sni("y"),
+		{},
 	}
 	for seed := range 20 {
 		got := rapid.Permutation(want).Example(seed)

@@ -269,8 +269,11 @@ func TestContributors(t *testing.T) {
 		fields []string
 		want   []string
 	}{
-		{nil, []string{"x", "y"}}, {[]string{"o"}, []string{"y", "x"}}, {[]string{"o.p.deeper"}, []string{"y"}},
-		{[]string{"z"}, nil}, {[]string{"op"}, nil},
+		{nil, []string{"x", "y"}},
+		{[]string{"o"}, []string{"y", "x"}},
+		{[]string{"o.p.deeper"}, []string{"y"}},
+		{[]string{"z"}, nil},
+		{[]string{"op"}, nil},
 	} {
 		var got []string
 		for _, k := range e.Policies(c.fields...) {

@@ -243,8 +243,10 @@ func TestUnrelatedPoliciesDoNotMatter(t *testing.T) {
 		{Kind: policy.TargetMesh}, {Kind: policy.TargetService, Labels: labels("backend")}, {Kind: policy.TargetService, Labels: labels("backend"), SectionName: "http"},
 	}
 	unrelated := []policy.TargetRef{
-		{Kind: policy.TargetService, Labels: labels("other")}, {Kind: policy.TargetService, Labels: labels("backend"), SectionName: "grpc"},
-		{Kind: policy.TargetExternal, Labels: labels("backend")}, {Kind: policy.TargetHTTPRoute, Labels: labels("backend")},
+		{Kind: policy.TargetService, Labels: labels("other")},
+		{Kind: policy.TargetService, Labels: labels("backend"), SectionName: "grpc"},
+		{Kind: policy.TargetExternal, Labels: labels("backend")},
+		{Kind: policy.TargetHTTPRoute, Labels: labels("backend")},
 	}
 	target := policy.Target{Kind: policy.TargetService, Labels: labels("backend"), Port: "http"}
 	words := rapid.SampledFrom([]string{"", "dataplane", "zone", "global", "consumer"})

@@ -77,8 +77,12 @@ func TestSelector(t *testing.T) {
 		selector resource.Selector
 		want     bool
 	}{
-		{nil, true}, {resource.Selector{"a": "1"}, true}, {resource.Selector{"a": "1", "b": ""}, true},
-		{resource.Selector{"a": "2"}, false}, {resource.Selector{"c": ""}, false}, {resource.Selector{"a": "1", "c": "1"}, false},
+		{nil, true},
+		{resource.Selector{"a": "1"}, true},
+		{resource.Selector{"a": "1", "b": ""}, true},
+		{resource.Selector{"a": "2"}, false},
+		{resource.Selector{"c": ""}, false},
+		{resource.Selector{"a": "1", "c": "1"}, false},
 	} {
 		if got := c.selector.Matches(labels); got != c.want {
 			t.Errorf("%s: %t", c.selector, got)
@@ -112,10 +116,18 @@ func TestCheckName(t *testing.T) {
 		name string
 		ok   bool
 	}{
-		{resource.RFC1123Subdomain, "a.b-1", true}, {resource.RFC1123Subdomain, "1a", true}, {resource.RFC1123Subdomain, strings.Repeat("a", 253), true},
-		{resource.RFC1123Subdomain, strings.Repeat("a", 254), false}, {resource.RFC1123Subdomain, "A", false}, {resource.RFC1123Subdomain, "a_b", false},
-		{resource.RFC1035Label, "a-1", true}, {resource.RFC1035Label, "1a", false}, {resource.RFC1035Label, "a.b", false}, {resource.RFC1035Label, strings.Repeat("a", 64), false},
-		{resource.RFC1123Subdomain, "", false}, {resource.RFC1035Label, "", false},
+		{resource.RFC1123Subdomain, "a.b-1", true},
+		{resource.RFC1123Subdomain, "1a", true},
+		{resource.RFC1123Subdomain, strings.Repeat("a", 253), true},
+		{resource.RFC1123Subdomain, strings.Repeat("a", 254), false},
+		{resource.RFC1123Subdomain, "A", false},
+		{resource.RFC1123Subdomain, "a_b", false},
+		{resource.RFC1035Label, "a-1", true},
+		{resource.RFC1035Label, "1a", false},
+		{resource.RFC1035Label, "a.b", false},
+		{resource.RFC1035Label, strings.Repeat("a", 64), false},
+		{resource.RFC1123Subdomain, "", false},
+		{resource.RFC1035Label, "", false},
 	} {
 		if got := len(resource.CheckName("name", c.rule, c.name)) == 0; got != c.ok {
 			t.Errorf("%.30s: %t", c.name, got)

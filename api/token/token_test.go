@@ -249,7 +249,9 @@ func TestTimes(t *testing.T) {
 		at    time.Duration
 		words string // empty: accepted
 	}{
-		{0, ""}, {59 * time.Minute, ""}, {-4 * time.Minute, ""},
+		{0, ""},
+		{59 * time.Minute, ""},
+		{-4 * time.Minute, ""},
 		{-11 * time.Minute, "not valid yet: clocks differ by 10m55s"},
 		{time.Hour, "expired 0s ago"},
 		{3 * time.Hour, "expired 2h0m0s ago, at 2026-09-01T13:00:00Z"},

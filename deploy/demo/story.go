@@ -144,8 +144,10 @@ type step struct {
 // check plays the story.
 func (d *Demo) check(ctx context.Context) error {
 	steps := []step{
-		{"both instances of every service answer, nothing fails", func(ctx context.Context) error { return pause(ctx, 2*time.Second) },
-			answeredBy("catalog-1", "catalog-2", "stock-1", "stock-2")},
+		{
+			"both instances of every service answer, nothing fails", func(ctx context.Context) error { return pause(ctx, 2*time.Second) },
+			answeredBy("catalog-1", "catalog-2", "stock-1", "stock-2"),
+		},
 		{"every service saw the identity of its caller", d.checkIdentities, nil},
 		{"web may not ask stock directly", d.checkShortcut, nil},
 		{"catalog-1 stops gracefully: no request fails", func(ctx context.Context) error {

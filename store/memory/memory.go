@@ -126,7 +126,8 @@ type state struct{ s *Store }
 
 func (t state) Object(k store.Key) (store.Object, bool) { o, ok := t.s.objects[k]; return o, ok }
 func (t state) Owned(k store.Key) []store.Key           { return slices.Collect(maps.Keys(t.s.owned[k])) }
-func (t state) Lease(name string) (store.Fence, bool)   { l, ok := t.s.leases[name]; return l.Fence, ok }
+
+func (t state) Lease(name string) (store.Fence, bool) { l, ok := t.s.leases[name]; return l.Fence, ok }
 
 func (t state) Committed(id store.BatchID) (store.Committed, bool) {
 	r, ok := t.s.revisions[id]

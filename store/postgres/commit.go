@@ -134,7 +134,7 @@ func (s *Store) attempt(ctx context.Context, group []*ledger.Pending) (verdicts 
 		verdicts[i].c, verdicts[i].err = g.Apply(p.Batch)
 	}
 	if len(g.Commits()) == 0 {
-		rollback(ctx, conn, nil)
+		_ = rollback(ctx, conn, nil) // nothing failed
 		return verdicts, false, nil
 	}
 	if err := s.finish(ctx, conn, g); err != nil {
@@ -146,7 +146,7 @@ func (s *Store) attempt(ctx context.Context, group []*ledger.Pending) (verdicts 
 // rollback ends a failed transaction when the connection still lives, and gives back why it failed.
 func rollback(ctx context.Context, conn *pgxpool.Conn, err error) error {
 	if err == nil || !lost(err) {
-		conn.Exec(ctx, "ROLLBACK") // if this fails, releasing the connection closes it
+		_, _ = conn.Exec(ctx, "ROLLBACK") // if this fails, releasing the connection closes it
 	}
 	return err
 }

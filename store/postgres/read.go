@@ -101,8 +101,10 @@ func scan(rows pgx.Rows, o *store.Object, more ...any) error {
 	var created, modified *time.Time
 	var class *int16
 	var owner [3]*string
-	err := rows.Scan(append([]any{&o.Class, &o.Type, &o.Mesh, &o.Name, &o.UID, &o.Version, &o.Revision, &o.Labels, &o.Data,
-		&created, &modified, &class, &owner[0], &owner[1], &owner[2], &o.Secret}, more...)...)
+	err := rows.Scan(append([]any{
+		&o.Class, &o.Type, &o.Mesh, &o.Name, &o.UID, &o.Version, &o.Revision, &o.Labels, &o.Data,
+		&created, &modified, &class, &owner[0], &owner[1], &owner[2], &o.Secret,
+	}, more...)...)
 	if err != nil {
 		return err
 	}

@@ -180,7 +180,9 @@ func testVerbatim(t *testing.T, open Open) {
 		{Key: store.Key{Class: store.Derived, Type: "A", Name: "bytes"}, Data: []byte("derived")},
 		{Key: store.Key{Type: "A", Name: "big"}, Data: big},
 		{Key: store.Key{Type: "A", Name: "empty"}, Data: []byte{}, Labels: map[string]string{}},
-		{Key: store.Key{Type: "a", Mesh: "z", Name: "Z"}}, {Key: store.Key{Type: "a", Mesh: "z", Name: "a"}}, {Key: store.Key{Type: "a", Mesh: "Z", Name: "b"}},
+		{Key: store.Key{Type: "a", Mesh: "z", Name: "Z"}},
+		{Key: store.Key{Type: "a", Mesh: "z", Name: "a"}},
+		{Key: store.Key{Type: "a", Mesh: "Z", Name: "b"}},
 	}
 	var ops []store.Op
 	for _, o := range objects {
@@ -224,13 +226,26 @@ func testInvalid(t *testing.T, open Open) {
 	large := good
 	large.Object.Data = make([]byte, store.MaxData+1)
 	tests := []struct{ name, text string }{
-		{"no id", "no id"}, {"no ops", "no operations"}, {"no type", "lacks a type"}, {"no name", "lacks a type or name"}, {"twice", "appears twice"},
-		{"large", "at most 2097152"}, {"expect", "expects version -2"}, {"nul", "UTF-8"}, {"label", "UTF-8"}, {"owner", "owner of"}, {"author", "author"}, {"fence", "fence"},
+		{"no id", "no id"},
+		{"no ops", "no operations"},
+		{"no type", "lacks a type"},
+		{"no name", "lacks a type or name"},
+		{"twice", "appears twice"},
+		{"large", "at most 2097152"},
+		{"expect", "expects version -2"},
+		{"nul", "UTF-8"},
+		{"label", "UTF-8"},
+		{"owner", "owner of"},
+		{"author", "author"},
+		{"fence", "fence"},
 		{"long", "more than 1024 bytes"},
 	}
 	batches := []store.Batch{
-		{Ops: []store.Op{good}}, {ID: ID()}, Batch(noType), Batch(noName), Batch(good, good), Batch(large), Batch(wrong), Batch(nul), Batch(label), Batch(owner),
-		{ID: ID(), Ops: []store.Op{good}, Author: "\x00"}, {ID: ID(), Ops: []store.Op{good}, Fence: &store.Fence{}},
+		{Ops: []store.Op{good}},
+		{ID: ID()},
+		Batch(noType), Batch(noName), Batch(good, good), Batch(large), Batch(wrong), Batch(nul), Batch(label), Batch(owner),
+		{ID: ID(), Ops: []store.Op{good}, Author: "\x00"},
+		{ID: ID(), Ops: []store.Op{good}, Fence: &store.Fence{}},
 		Batch(Put(strings.Repeat("n", store.MaxKey), "", 0)),
 	}
 	for i, tt := range tests {

@@ -18,12 +18,11 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	resourcev3 "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/wellknown"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
-
-	resourcev3 "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 )
 
 // keptConnection is one HTTP/1.1 connection that is used again and again.
@@ -144,7 +143,8 @@ func TestSpikeWhatDrains(t *testing.T) {
 		{"HTTP filter added to one chain", func() (string, proto.Message, proto.Message) {
 			return hcm(func(h *hcmv3.HttpConnectionManager) {
 				h.HttpFilters = append([]*hcmv3.HttpFilter{{Name: "second", ConfigType: &hcmv3.HttpFilter_TypedConfig{
-					TypedConfig: rbac(t, "", anyone()).TypedConfig}}}, h.HttpFilters...)
+					TypedConfig: rbac(t, "", anyone()).TypedConfig,
+				}}}, h.HttpFilters...)
 			})
 		}, "alice"},
 		{"fetch timeout of a nested source", func() (string, proto.Message, proto.Message) {

@@ -65,7 +65,8 @@ func newStage(t testing.TB, upstream uint32, authority []byte) *stage {
 			c := edsCluster(name, 2*time.Second)
 			c.ConnectTimeout = durationpb.New(time.Duration(generation) * time.Second)
 			c.TransportSocket = &corev3.TransportSocket{Name: "tls", ConfigType: &corev3.TransportSocket_TypedConfig{
-				TypedConfig: packed(t, upstreamTLS(name, fromADS(2*time.Second)))}}
+				TypedConfig: packed(t, upstreamTLS(name, fromADS(2*time.Second))),
+			}}
 			return c
 		}, dumped("dynamic_active_clusters", "version_info")},
 		"EDS": {resourcev3.EndpointType, func(name string, generation int) proto.Message {
@@ -155,14 +156,22 @@ func trials(t testing.TB) []trial {
 	badRegex := &matcherv3.RegexMatcher{Regex: "("}
 	return []trial{
 		// By the rules of the protobufs, the message as a whole is refused while it is decoded.
-		{"CDS by rule", "CDS", func(m proto.Message) { m.(*clusterv3.Cluster).ConnectTimeout = durationpb.New(0) },
-			debug + `name: "CULPRIT"\n.*\(ClusterValidationError\.ConnectTimeout: value must be greater than 0s\)$`, true, "none"},
-		{"LDS by rule", "LDS", func(m proto.Message) { m.(*listenerv3.Listener).FilterChains[0].Filters[0].Name = "" },
-			debug + `name: "CULPRIT"\n.*FilterValidationError\.Name: value length must be at least 1 characters\)$`, true, "none"},
-		{"EDS by rule", "EDS", func(m proto.Message) { m.(*endpointv3.ClusterLoadAssignment).Endpoints[0].Priority = 129 },
-			debug + `cluster_name: "CULPRIT"\n.*LocalityLbEndpointsValidationError\.Priority: value must be less than or equal to 128\)$`, true, "none"},
-		{"RDS by rule", "RDS", func(m proto.Message) { m.(*routev3.RouteConfiguration).VirtualHosts[0].Domains = nil },
-			debug + `name: "CULPRIT"\n.*VirtualHostValidationError\.Domains: value must contain at least 1 item\(s\)\)$`, true, "none"},
+		{
+			"CDS by rule", "CDS", func(m proto.Message) { m.(*clusterv3.Cluster).ConnectTimeout = durationpb.New(0) },
+			debug + `name: "CULPRIT"\n.*\(ClusterValidationError\.ConnectTimeout: value must be greater than 0s\)$`, true, "none",
+		},
+		{
+			"LDS by rule", "LDS", func(m proto.Message) { m.(*listenerv3.Listener).FilterChains[0].Filters[0].Name = "" },
+			debug + `name: "CULPRIT"\n.*FilterValidationError\.Name: value length must be at least 1 characters\)$`, true, "none",
+		},
+		{
+			"EDS by rule", "EDS", func(m proto.Message) { m.(*endpointv3.ClusterLoadAssignment).Endpoints[0].Priority = 129 },
+			debug + `cluster_name: "CULPRIT"\n.*LocalityLbEndpointsValidationError\.Priority: value must be less than or equal to 128\)$`, true, "none",
+		},
+		{
+			"RDS by rule", "RDS", func(m proto.Message) { m.(*routev3.RouteConfiguration).VirtualHosts[0].Domains = nil },
+			debug + `name: "CULPRIT"\n.*VirtualHostValidationError\.Domains: value must contain at least 1 item\(s\)\)$`, true, "none",
+		},
 		{"SDS by rule", "SDS", func(m proto.Message) {
 			m.(*tlsv3.Secret).GetValidationContext().MatchTypedSubjectAltNames = []*tlsv3.SubjectAltNameMatcher{{}}
 		}, debug + `name: "CULPRIT"\n.*SubjectAltNameMatcherValidationError\.SanType: value must not be in list \[SAN_TYPE_UNSPECIFIED\]\)$`, true, "none"},
@@ -177,10 +186,14 @@ func trials(t testing.TB) []trial {
 			m.(*corev3.TypedExtensionConfig).TypedConfig = packed(t, &rbacv3.RBAC{Rules: rbacRules(&rbacconfv3.Policy{})})
 		}, debug + `rules \{.*PolicyValidationError\.Permissions: value must contain at least 1 item\(s\)\)$`, false, "some"},
 
-		{"CDS by meaning", "CDS", func(m proto.Message) { badCluster(m.(*clusterv3.Cluster)) },
-			`^Error adding/updating cluster\(s\) CULPRIT: eds_cluster_config set in a non-EDS cluster$`, true, "all"},
-		{"LDS by meaning", "LDS", func(m proto.Message) { m.(*listenerv3.Listener).FilterChains = nil },
-			`^Error adding/updating listener\(s\) CULPRIT: error adding listener '[0-9.:]+': no filter chains specified\n$`, true, "all"},
+		{
+			"CDS by meaning", "CDS", func(m proto.Message) { badCluster(m.(*clusterv3.Cluster)) },
+			`^Error adding/updating cluster\(s\) CULPRIT: eds_cluster_config set in a non-EDS cluster$`, true, "all",
+		},
+		{
+			"LDS by meaning", "LDS", func(m proto.Message) { m.(*listenerv3.Listener).FilterChains = nil },
+			`^Error adding/updating listener\(s\) CULPRIT: error adding listener '[0-9.:]+': no filter chains specified\n$`, true, "all",
+		},
 		{"EDS by meaning", "EDS", func(m proto.Message) {
 			m.(*endpointv3.ClusterLoadAssignment).Endpoints[0].LbEndpoints[0].GetEndpoint().Address = socketAddress("a-name", 1)
 		}, `^malformed IP address: a-name\. Consider setting resolver_name or setting cluster type to 'STRICT_DNS' or 'LOGICAL_DNS'$`, false, "some"},
@@ -337,23 +350,44 @@ func TestSpikeOtherRefusals(t *testing.T) {
 		text     string
 		suspects []string
 	}{
-		{"two bad clusters", resourcev3.ClusterType, v1(bad("a"), staticCluster("ok", 1), bad("b")),
+		{
+			"two bad clusters", resourcev3.ClusterType, v1(bad("a"), staticCluster("ok", 1), bad("b")),
 			`^Error adding/updating cluster\(s\) a: eds_cluster_config set in a non-EDS cluster, b: eds_cluster_config set in a non-EDS cluster$`,
-			[]string{"a", "b"}},
-		{"two bad listeners", resourcev3.ListenerType, v1(listener("a", 1), listener("b", 1)),
+			[]string{"a", "b"},
+		},
+		{
+			"two bad listeners", resourcev3.ListenerType, v1(listener("a", 1), listener("b", 1)),
 			`^Error adding/updating listener\(s\) a: error adding listener '.*': no filter chains specified\nb: error adding listener '.*': no filter chains specified\n$`,
-			[]string{"a", "b"}},
-		{"a listener on an address in use", resourcev3.ListenerType,
+			[]string{"a", "b"},
+		},
+		{
+			"a listener on an address in use", resourcev3.ListenerType,
 			v1(listener("taken", echo(t, "other"), httpChain(t, connectionManager(t, "routes")))),
-			`^Error adding/updating listener\(s\) taken: cannot bind '.*': Address already in use\n$`, []string{"taken"}},
-		{"a name twice", resourcev3.ClusterType, v1(staticCluster("ok", 1), staticCluster("ok", 1)),
-			`^duplicate name ok found among added/updated resources$`, []string{"ok", "ok"}},
-		{"routes under another name", resourcev3.RouteType, []res{{"routes", "2", routes("other", "svc")}},
-			`^Unexpected RDS configuration \(expecting routes\): other$`, []string{"routes"}},
-		{"endpoints under another name", resourcev3.EndpointType, []res{{"svc", "2", assignment("other", 1)}},
-			`^Unexpected EDS cluster \(expecting svc\): other$`, []string{"svc"}},
-		{"a message of another type", resourcev3.ClusterType, []res{wrongType},
-			`(?s)^type URL .*RouteConfiguration embedded in an individual Any does not match the message-wide type URL .*Cluster in DeltaDiscoveryResponse goo\.gle/debug`, nil},
+			`^Error adding/updating listener\(s\) taken: cannot bind '.*': Address already in use\n$`,
+			[]string{"taken"},
+		},
+		{
+			"a name twice", resourcev3.ClusterType, v1(staticCluster("ok", 1), staticCluster("ok", 1)),
+			`^duplicate name ok found among added/updated resources$`,
+			[]string{"ok", "ok"},
+		},
+		{
+			"routes under another name", resourcev3.RouteType,
+			[]res{{"routes", "2", routes("other", "svc")}},
+			`^Unexpected RDS configuration \(expecting routes\): other$`,
+			[]string{"routes"},
+		},
+		{
+			"endpoints under another name", resourcev3.EndpointType,
+			[]res{{"svc", "2", assignment("other", 1)}},
+			`^Unexpected EDS cluster \(expecting svc\): other$`,
+			[]string{"svc"},
+		},
+		{
+			"a message of another type", resourcev3.ClusterType,
+			[]res{wrongType},
+			`(?s)^type URL .*RouteConfiguration embedded in an individual Any does not match the message-wide type URL .*Cluster in DeltaDiscoveryResponse goo\.gle/debug`, nil,
+		},
 
 		// What Envoy acknowledges although it is of no use.
 		{"a cluster under another name", resourcev3.ClusterType, []res{{"other", "2", staticCluster("real", 1)}}, `^$`, nil},

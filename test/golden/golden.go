@@ -1,5 +1,6 @@
 // Package golden tests compilation: each .txtar holds resources and the Envoy configuration that the first Dataplane in it gets.
 // With -update the expected files are rewritten, to be read in review. Where a real Envoy is at hand, it validates every case.
+// It sends no traffic and knows nothing of streams.
 package golden
 
 import (

@@ -1,3 +1,6 @@
+// Package xds is the zone's delta ADS server: what each stream asked for, holds and acknowledged, in which order changes are sent,
+// and what is withheld because Envoy refuses it. Sessions are pure; only streams and the server do I/O.
+// It computes no configuration, authenticates nobody and keeps nothing on disk.
 package xds
 
 import (
@@ -100,7 +103,6 @@ const maxRequest = 8 << 20
 func (s *Server) ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2("proto")}),
-		grpc.SharedWriteBuffer(true),
 		grpc.ReadBufferSize(0),
 		grpc.MaxRecvMsgSize(maxRequest),
 	}

@@ -355,7 +355,7 @@ func serveHTTP(ctx context.Context, srv *http.Server, serve func() error) error 
 	if err != nil {
 		err = srv.Close() // slow requests are cut
 	}
-	<-failed
+	_ = <-failed // it says that the server was shut down
 	return err
 }
 
@@ -369,8 +369,8 @@ func (z *Zone) serveAgents(ctx context.Context) error {
 	case err := <-failed:
 		return fmt.Errorf("serve agents: %w", err)
 	case <-ctx.Done():
-		srv.Stop() // agents reconnect; there is nothing to finish
-		<-failed
+		srv.Stop()   // agents reconnect; there is nothing to finish
+		_ = <-failed // it says that the server was stopped
 		return nil
 	}
 }

@@ -121,8 +121,11 @@ func (l ConnectionLimits) check(at resource.Path) resource.Problems {
 		name  string
 		value *uint32
 	}{
-		{"maxConnections", l.MaxConnections}, {"maxConnectionPools", l.MaxConnectionPools},
-		{"maxPendingRequests", l.MaxPendingRequests}, {"maxRetries", l.MaxRetries}, {"maxRequests", l.MaxRequests},
+		{"maxConnections", l.MaxConnections},
+		{"maxConnectionPools", l.MaxConnectionPools},
+		{"maxPendingRequests", l.MaxPendingRequests},
+		{"maxRetries", l.MaxRetries},
+		{"maxRequests", l.MaxRequests},
 	} {
 		if f.value != nil && *f.value == 0 {
 			ps.Add(at.Field(f.name), "must be greater than 0")

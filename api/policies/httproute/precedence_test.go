@@ -52,8 +52,14 @@ var anyRequest = rapid.Custom(func(t *rapid.T) request {
 var anyMatch = rapid.Custom(func(t *rapid.T) httproute.Match {
 	var m httproute.Match
 	if p := rapid.SampledFrom([]httproute.PathMatch{
-		{}, {Type: "Exact", Value: "/a"}, {Type: "Exact", Value: "/a/b"}, {Type: "PathPrefix", Value: "/"}, {Type: "PathPrefix", Value: "/a"},
-		{Type: "PathPrefix", Value: "/a/b"}, {Type: "RegularExpression", Value: "/a.*"}, {Type: "RegularExpression", Value: "/v[0-9]/.*"},
+		{},
+		{Type: "Exact", Value: "/a"},
+		{Type: "Exact", Value: "/a/b"},
+		{Type: "PathPrefix", Value: "/"},
+		{Type: "PathPrefix", Value: "/a"},
+		{Type: "PathPrefix", Value: "/a/b"},
+		{Type: "RegularExpression", Value: "/a.*"},
+		{Type: "RegularExpression", Value: "/v[0-9]/.*"},
 	}).Draw(t, "path"); p.Type != "" {
 		m.Path = &p
 	}

@@ -62,8 +62,10 @@ func (c Effective) matchers() (enforced, shadow *matcherv3.Matcher) {
 	return enforced, shadow
 }
 
-type fieldMatcher = matcherv3.Matcher_MatcherList_FieldMatcher
-type predicate = matcherv3.Matcher_MatcherList_Predicate
+type (
+	fieldMatcher = matcherv3.Matcher_MatcherList_FieldMatcher
+	predicate    = matcherv3.Matcher_MatcherList_Predicate
+)
 
 // firstOf takes the first that holds, and denies when none does.
 func firstOf(groups ...[]*fieldMatcher) *matcherv3.Matcher {
