@@ -210,10 +210,20 @@ func (k Kind) Encode(r Resource, extra map[string]any) ([]byte, error) {
 	return b, nil
 }
 
-// WithSpec returns a resource with a new spec, encoded as its raw bytes.
+// WithSpec returns a resource with a new spec, encoded as it would be had a user written it: with sorted keys,
+// so that applying what was read is no change.
 func WithSpec(m Meta, spec any) (Resource, error) {
 	raw, err := json.Marshal(spec)
 	if err != nil {
+		return Resource{}, fmt.Errorf("encode spec of %s: %w", m.Key(), err)
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var tree any
+	if err := d.Decode(&tree); err != nil {
+		return Resource{}, fmt.Errorf("encode spec of %s: %w", m.Key(), err)
+	}
+	if raw, err = json.Marshal(tree); err != nil {
 		return Resource{}, fmt.Errorf("encode spec of %s: %w", m.Key(), err)
 	}
 	return Resource{Meta: m, Spec: spec, Raw: raw}, nil

@@ -304,7 +304,7 @@ func TestEncode(t *testing.T) {
 		extra map[string]any
 		want  string
 	}{
-		{"MeshThing", map[string]any{"kri": "x"}, `{"creationTime":"2024-01-02T02:04:05Z","kri":"x","labels":{"a":"b"},"mesh":"m","modificationTime":"2024-01-02T02:04:05Z","name":"n","spec":{"text":"t","number":1},"type":"MeshThing"}`},
+		{"MeshThing", map[string]any{"kri": "x"}, `{"creationTime":"2024-01-02T02:04:05Z","kri":"x","labels":{"a":"b"},"mesh":"m","modificationTime":"2024-01-02T02:04:05Z","name":"n","spec":{"number":1,"text":"t"},"type":"MeshThing"}`},
 		{"Plain", nil, `{"creationTime":"2024-01-02T02:04:05Z","labels":{"a":"b"},"mesh":"m","modificationTime":"2024-01-02T02:04:05Z","name":"n","number":1,"text":"t","type":"Plain"}`},
 	} {
 		k, _ := kinds.ByName(c.typ)
