@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,8 +12,9 @@ import (
 
 // testPlain is the thinnest path: a request from a workload through its own and the other's Envoy, per protocol.
 func testPlain(t *testing.T, m *testmesh.Mesh) {
+	listed := mesh.Outbound{Port: freePort(t), Address: loopbackIP, BackendRef: &mesh.BackendRef{Kind: mesh.TypeMeshService, Name: "backend", Port: testmesh.Port()}}
 	web := m.Workloads(t,
-		testmesh.Workload{Name: "web-1"}, testmesh.Workload{Name: "backend-1"},
+		testmesh.Workload{Name: "web-1", Block: "127.251.0.0/16", Outbound: []mesh.Outbound{listed}}, testmesh.Workload{Name: "backend-1"},
 		testmesh.Workload{Name: "modern-1", Protocol: mesh.HTTP2}, testmesh.Workload{Name: "store-1", Protocol: mesh.TCP},
 	)[0]
 	got := web.Reach(t, "backend")
@@ -34,6 +36,15 @@ func testPlain(t *testing.T, m *testmesh.Mesh) {
 		if err := c.Echo(text); err != nil {
 			t.Error(err)
 		}
+	}
+	onListed := testmesh.Request{Service: "backend", Address: address(listed.Port)}
+	if got := web.Send(t, onListed); got.Answer.Instance != "backend-1" {
+		t.Errorf("on the outbound that the Dataplane lists: %s", got)
+	}
+	// Two sidecars of a host never share an address: the second would send under its own identity what is not its own.
+	err = m.Refused(t, testmesh.Workload{Name: "copycat-1", Block: "127.251.0.0/16"})
+	if want := "127.251.0.0/16 is taken by dataplane web-1"; !strings.Contains(err.Error(), want) {
+		t.Errorf("a taken loopback block: %v", err)
 	}
 }
 

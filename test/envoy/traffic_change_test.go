@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/store/backend"
+	"github.com/causeway-mesh/causeway/test/pg"
 	"github.com/causeway-mesh/causeway/test/testmesh"
 )
 
@@ -101,16 +103,15 @@ func testLeaving(t *testing.T, m *testmesh.Mesh) {
 	}
 }
 
-// testDying: an instance whose host dies fails no request with the retries that a new mesh has.
+// testDying: an instance whose agent and Envoy die fails no request with the retries that a new mesh has, and comes back.
 func testDying(t *testing.T, m *testmesh.Mesh) {
 	all := m.Workloads(t, testmesh.Workload{Name: "web-1"}, testmesh.Workload{Name: "backend-1"}, testmesh.Workload{Name: "backend-2", Apart: true})
 	web, second := all[0], all[2]
 	untilAnsweredBy(t, m, web, "backend", "backend-1", "backend-2")
 	load := m.Load(t, web, testmesh.Request{Service: "backend"}, 100)
 	load.More(t, 50)
-	second.Kill(t)
-	start := time.Now()
-	m.Until(t, "the dead one is left out", func() (any, bool) {
+	second.KillAgent(t)
+	took := m.Until(t, "the dead one is left out", func() (any, bool) {
 		text, err := web.Admin("/clusters")
 		if err != nil {
 			return err, false
@@ -123,8 +124,10 @@ func testDying(t *testing.T, m *testmesh.Mesh) {
 		}
 		return seen, len(seen) == 0 || strings.Contains(strings.Join(seen, ""), "/failed_eds_health")
 	})
-	t.Logf("left out after %s", time.Since(start).Round(time.Millisecond))
+	t.Logf("left out after %s", took.Round(time.Millisecond))
 	load.More(t, 50)
+	second.StartAgent(t)
+	untilAnsweredBy(t, m, web, "backend", "backend-1", "backend-2")
 	r := load.Stop()
 	r.NoFailure(t)
 	if r.By["backend-2"] == 0 {
@@ -167,4 +170,34 @@ func TestZoneControlPlaneRestarts(t *testing.T) {
 			t.Errorf("%s was %d and is %d", name, before[name], n)
 		}
 	}
+}
+
+// TestStoreAway: without its store a zone goes on from memory; it says that it cannot write, and writes when the store is back.
+func TestStoreAway(t *testing.T) {
+	t.Parallel()
+	server := pg.Start(t)
+	m := testmesh.Start(t, testmesh.Options{Store: backend.Postgres, DSN: server.Database(t)})
+	web := m.Workloads(t, testmesh.Workload{Name: "web-1"}, testmesh.Workload{Name: "backend-1"}, testmesh.Workload{Name: "backend-2"})
+	untilAnsweredBy(t, m, web[0], "backend", "backend-1", "backend-2")
+	load := m.Load(t, web[0], testmesh.Request{Service: "backend"}, 50)
+	server.Stop(t)
+	timeout := to("MeshTimeout", "short", "backend", "{http: {requestTimeout: 100ms}}")
+	m.Until(t, "writes are refused with 503", func() (any, bool) {
+		err := m.TryApply(t, timeout)
+		return err, err != nil && strings.Contains(err.Error(), "503")
+	})
+	var dp mesh.Dataplane
+	if !m.Read(t, mesh.TypeDataplane, "web-1", &dp) {
+		t.Error("a Dataplane cannot be read")
+	}
+	// What is observed needs no store: who leaves is left out.
+	web[2].StopAgent(t)
+	untilAnsweredBy(t, m, web[0], "backend", "backend-1")
+	server.Restart(t)
+	m.Until(t, "writes are accepted again", func() (any, bool) {
+		err := m.TryApply(t, timeout)
+		return err, err == nil
+	})
+	web[0].Expect(t, testmesh.Request{Service: "backend", Path: "/?delay=300ms"}, http.StatusGatewayTimeout)
+	load.Stop().NoFailure(t)
 }

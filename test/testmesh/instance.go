@@ -374,5 +374,8 @@ func (i *Instance) resolve(t testing.TB, service string) (string, error) {
 	return netip.AddrPortFrom(at, uint16(s.Spec.Ports[0].Port)).String(), nil
 }
 
+// Port is where the sidecar of every workload takes traffic for it, and with it the port of generated services.
+func Port() uint32 { return port() }
+
 // Direct is where the sidecar of the workload takes traffic for it.
 func (i *Instance) Direct() string { return net.JoinHostPort(i.Host, strconv.Itoa(int(port()))) }

@@ -17,10 +17,9 @@ const workers = 4
 
 // A Load is a constant stream of requests of one workload to one service.
 type Load struct {
-	zone  *Zone
-	stop  context.CancelFunc
-	done  sync.WaitGroup
-	begun time.Time
+	zone *Zone
+	stop context.CancelFunc
+	done sync.WaitGroup
 
 	mu     sync.Mutex
 	report Report
@@ -74,7 +73,7 @@ func (m *Mesh) Load(t testing.TB, from *Instance, r Request, perSecond int) *Loa
 	t.Helper()
 	address := from.Address(t, r.Service)
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	l := &Load{zone: m.Zone, stop: stop, begun: time.Now(), report: Report{Failures: map[string]int{}, By: map[string]int{}}}
+	l := &Load{zone: m.Zone, stop: stop, report: Report{Failures: map[string]int{}, By: map[string]int{}}}
 	for range workers {
 		l.done.Add(1)
 		go l.run(ctx, r, address, time.Second*workers/time.Duration(perSecond))
@@ -128,7 +127,7 @@ func (l *Load) note(r Response, err error) {
 	}
 	l.report.Failures[clip(failure)]++
 	if len(l.report.First) < 5 {
-		l.report.First = append(l.report.First, fmt.Sprintf("%s after %s", clip(failure), time.Since(l.begun).Round(time.Millisecond)))
+		l.report.First = append(l.report.First, fmt.Sprintf("%s at %s", clip(failure), time.Now().Format("05.000")))
 	}
 }
 

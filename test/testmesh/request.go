@@ -17,6 +17,8 @@ import (
 // A Request is sent by a workload through its own sidecar.
 type Request struct {
 	Service string
+	// Address is where to send it. Default where the sidecar offers the service.
+	Address string
 	Method  string // default GET
 	Path    string // default /
 	Host    string // default the name of the service
@@ -115,7 +117,10 @@ func (r Request) send(ctx context.Context, c *http.Client, address string) (Resp
 // Try sends a request that may fail.
 func (i *Instance) Try(t testing.TB, r Request) (Response, error) {
 	t.Helper()
-	address := i.Address(t, r.Service)
+	address := r.Address
+	if address == "" {
+		address = i.Address(t, r.Service)
+	}
 	c := i.http
 	if r.Fresh {
 		c = newClient(1)

@@ -95,15 +95,3 @@ func (j *journal) tail(n int) string {
 	}
 	return strings.Join(out, "\n")
 }
-
-// contains says whether an entry holds a text.
-func (j *journal) contains(text string) bool {
-	j.lines.mu.Lock()
-	defer j.lines.mu.Unlock()
-	for _, l := range j.lines.all {
-		if strings.Contains(l, text) {
-			return true
-		}
-	}
-	return false
-}
