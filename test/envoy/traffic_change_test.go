@@ -89,7 +89,7 @@ func testLeaving(t *testing.T, m *testmesh.Mesh) {
 	second.Stop(t)
 	untilAnsweredBy(t, m, web, "backend", "backend-1")
 	load.More(t, 50)
-	second = m.Workload(t, testmesh.Workload{Name: "backend-3"})
+	m.Workload(t, testmesh.Workload{Name: "backend-3"})
 	untilAnsweredBy(t, m, web, "backend", "backend-1", "backend-3")
 	// An agent that is restarted takes its Envoy with it: for the others it leaves and comes back.
 	first.StopAgent(t)
