@@ -82,8 +82,10 @@ type client struct {
 }
 
 func newClient(t testing.TB, ward *Ward) *client {
-	c := &client{t: t, known: map[string]*envoy.Fragment{}, warming: map[string]bool{}, active: map[string]bool{}, touched: map[string]bool{}, again: map[string]int{},
-		bad: func(*envoy.Fragment) bool { return false }}
+	c := &client{
+		t: t, known: map[string]*envoy.Fragment{}, warming: map[string]bool{}, active: map[string]bool{}, touched: map[string]bool{}, again: map[string]int{},
+		bad: func(*envoy.Fragment) bool { return false },
+	}
 	for i := range c.has {
 		c.has[i], c.said[i], c.wants[i] = map[string]string{}, map[string]string{}, map[string]bool{}
 	}
