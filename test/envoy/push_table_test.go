@@ -2,15 +2,18 @@ package envoy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -83,17 +86,29 @@ func (m *market) services(t testing.TB, n int) (out []service) {
 	return out
 }
 
-var givenPorts sync.Map
-
-// ownPort is a free port that no service has had before: a service that does not listen yet keeps its port.
+// ownPort keeps a port for a service while it does not listen yet: a socket that is bound and does not listen keeps
+// everybody else from being given the port, and does not keep Envoy from it.
 func ownPort(t testing.TB) uint32 {
 	t.Helper()
-	for {
-		port := freePort(t)
-		if _, taken := givenPorts.LoadOrStore(port, true); !taken {
-			return port
-		}
+	syscall.ForkLock.RLock()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		syscall.CloseOnExec(fd)
 	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Close(fd) })
+	to := &syscall.SockaddrInet4{Addr: netip.MustParseAddr(loopbackIP).As4()}
+	if err := errors.Join(syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1), syscall.Bind(fd, to)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint32(got.(*syscall.SockaddrInet4).Port)
 }
 
 // table is the next table with these services.

@@ -2,7 +2,6 @@ package envoy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -362,31 +361,50 @@ func (p *tap) talk() string {
 type sidecar struct {
 	*proxy
 	*feed
-	zone    *zone
-	node    string
-	secrets *sds.Server
-	end     func() // ends Envoy
+	zone     *zone
+	name     string
+	node     string
+	secrets  *sds.Server
+	agentLog *logLines
+	end      func() // ends Envoy
+	// cutSecrets ends all streams of Envoy, those of secrets included, as if the agent's socket were made anew.
+	cutSecrets func()
 }
 
 // join starts an Envoy whose first table is given.
 func (z *zone) join(t testing.TB, name string, table *envoy.Table) *sidecar {
 	t.Helper()
-	dir := shortDir(t)
-	s := &sidecar{zone: z, node: "shop." + name, secrets: sds.New(slog.New(slog.DiscardHandler))}
+	s := z.prepare(t, name, table)
+	s.launch(t)
+	return s
+}
+
+// prepare starts all of a sidecar but Envoy.
+func (z *zone) prepare(t testing.TB, name string, table *envoy.Table) *sidecar {
+	t.Helper()
+	s := &sidecar{zone: z, name: name, node: "shop." + name, agentLog: &logLines{}, proxy: &proxy{dir: shortDir(t), logs: &logBuffer{}}}
+	s.secrets = sds.New(slog.New(slog.NewTextHandler(s.agentLog, nil)))
 	s.feed = z.feed(s.node)
 	s.set(table)
-	z.relay(t, s, filepath.Join(dir, "agent.sock"))
+	z.relay(t, s, filepath.Join(s.dir, "agent.sock"))
+	return s
+}
+
+// launch starts Envoy.
+func (s *sidecar) launch(t testing.TB) {
+	t.Helper()
+	dir := s.dir
 	config, err := bootstrap.Render(bootstrap.Params{
-		Mesh: "shop", Name: name, Zone: "east", Agent: filepath.Join(dir, "agent.sock"), Admin: filepath.Join(dir, "admin.sock"),
+		Mesh: "shop", Name: s.name, Zone: "east", Agent: filepath.Join(dir, "agent.sock"), Admin: filepath.Join(dir, "admin.sock"),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.proxy = &proxy{dir: dir, logs: &logBuffer{}, admin: &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+	s.admin = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(dir, "admin.sock"))
 		},
-	}}}
+	}}
 	s.Process, err = process.Start(t.Context(), process.Config{
 		Binary: binary(t), Bootstrap: config, Dir: dir, Log: slog.New(s.logs),
 		DrainTime: 2 * time.Second, StopTimeout: 3 * time.Second, Args: bootstrap.Args(),
@@ -403,14 +421,22 @@ func (z *zone) join(t testing.TB, name string, table *envoy.Table) *sidecar {
 	t.Cleanup(func() {
 		s.end()
 		if t.Failed() {
-			for i, p := range z.streams(s.node) {
+			for i, p := range s.zone.streams(s.node) {
 				talk := p.talk()
 				t.Logf("stream %d of %s:%s", i, s.node, talk[max(0, len(talk)-30000):])
 			}
 			t.Logf("the end of envoy's log:\n%s", s.logs.tail(20))
 		}
 	})
-	return s
+}
+
+// logLines keeps what the agent logs.
+type logLines struct{ lines syncBuffer }
+
+// Write implements io.Writer.
+func (l *logLines) Write(line []byte) (int, error) {
+	l.lines.add(string(line))
+	return len(line), nil
 }
 
 // relay runs the agent's socket until the test ends.
@@ -421,25 +447,39 @@ func (z *zone) relay(t testing.TB, s *sidecar, socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := relay.Listen(socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := relay.New(func(context.Context) (grpc.ClientConnInterface, error) { return conn, nil }, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() { conn.Close() })
 	ctx, cancel := context.WithCancel(context.Background())
-	s.secrets.Register(ctx, r)
-	var running sync.WaitGroup
-	running.Go(func() {
-		if err := errors.Join(r.Serve(ctx, l)); err != nil {
-			t.Error(err)
-		}
-	})
-	running.Go(func() { s.secrets.Run(ctx) }) //nolint:errcheck // ends with ctx
+	var run sync.WaitGroup
+	run.Go(func() { s.secrets.Run(ctx) }) //nolint:errcheck // ends with ctx
 	t.Cleanup(func() {
 		cancel()
-		running.Wait()
-		conn.Close()
+		run.Wait()
 	})
+	serve := func() (stop func()) {
+		l, err := relay.Listen(socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := relay.New(func(context.Context) (grpc.ClientConnInterface, error) { return conn, nil }, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(context.Background())
+		s.secrets.Register(ctx, r)
+		var serving sync.WaitGroup
+		serving.Go(func() {
+			if err := r.Serve(ctx, l); err != nil {
+				t.Error(err)
+			}
+		})
+		return func() {
+			cancel()
+			serving.Wait()
+		}
+	}
+	stop := serve()
+	t.Cleanup(func() { stop() })
+	s.cutSecrets = func() {
+		stop()
+		stop = serve()
+	}
 }
 
 // untilAcked waits until the zone knows that a table is in force.

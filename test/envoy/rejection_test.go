@@ -127,6 +127,18 @@ func (x *trouble) undisturbed(t testing.TB, table *envoy.Table, dependants ...en
 	}
 }
 
+// forgotten starts the zone anew: it finds out again, and nothing that is in force suffers.
+func (x *trouble) forgotten(t testing.TB, table *envoy.Table) {
+	t.Helper()
+	before := len(x.zone.streams(x.proxy.node))
+	x.zone.stop()
+	x.zone.start(t)
+	x.proxy.returned(t, before)
+	x.untilNamed(t, table)
+	x.proxy.untilAcked(t, table)
+	untilServed(t, x.others()...)
+}
+
 // needing lists the types of a service that cannot be had when one is missing.
 var needing = map[envoy.Type][]envoy.Type{
 	envoy.Cluster:   {envoy.Listener, envoy.Route},
@@ -202,6 +214,8 @@ func (x *trouble) update(t *testing.T) {
 	x.proxy.untilAcked(t, table)
 	x.fewRefusals(t, nacks)
 	x.undisturbed(t, table)
+	untilServed(t, good)
+	x.forgotten(t, table)
 	untilServed(t, good)
 	// The policy is corrected, made wrong again, and then taken back to what was there before.
 	x.untilHealedBy(t, x.make(t, 4, false))
