@@ -84,6 +84,61 @@ func (w *writer) step(ctx context.Context, n int) error {
 	}
 }
 
+// A fleet is writers that run until they are told to stop.
+type fleet struct {
+	writers []*writer
+	stop    chan struct{}
+	failed  chan error
+	running sync.WaitGroup
+}
+
+func launch(ctx context.Context, writers ...*writer) *fleet {
+	f := &fleet{writers: writers, stop: make(chan struct{}), failed: make(chan error, len(writers))}
+	for _, w := range writers {
+		f.running.Go(func() {
+			for n := 1; ; n++ {
+				if err := w.step(ctx, n); err != nil {
+					f.failed <- err
+					return
+				}
+				select {
+				case <-f.stop:
+					return
+				default:
+				}
+			}
+		})
+	}
+	return f
+}
+
+// each waits until something happened to every writer so many times more.
+func (f *fleet) each(t *testing.T, what string, of func(*writer) *atomic.Int64, least int64) {
+	t.Helper()
+	begin := time.Now()
+	var from []int64
+	for _, w := range f.writers {
+		from = append(from, of(w).Load())
+	}
+	until(t, what, func() (any, bool) {
+		select {
+		case err := <-f.failed:
+			t.Fatal(err)
+		default:
+		}
+		more, ok := make([]int64, len(from)), true
+		for i, w := range f.writers {
+			more[i] = of(w).Load() - from[i]
+			ok = ok && more[i] >= least
+		}
+		return more, ok
+	})
+	t.Logf("%s: after %s", what, time.Since(begin).Round(time.Millisecond))
+}
+
+func acked(w *writer) *atomic.Int64   { return &w.acked }
+func refused(w *writer) *atomic.Int64 { return &w.refused }
+
 func TestDatabaseAway(t *testing.T) {
 	server := pg.Start(t)
 	a, b := pair(t, server.Database(t))
@@ -94,92 +149,47 @@ func TestDatabaseAway(t *testing.T) {
 		return fmt.Sprint(s, err), err == nil && s.n == 7
 	})
 	before := clusters(t, a)
-
-	writers := []*writer{{name: "w0", zone: a.api}, {name: "w1", zone: a.api}, {name: "w2", zone: b.api}}
-	stop, failed := make(chan struct{}), make(chan error, len(writers))
-	var running sync.WaitGroup
-	for _, w := range writers {
-		running.Go(func() {
-			for n := 1; ; n++ {
-				if err := w.step(context.WithoutCancel(t.Context()), n); err != nil {
-					failed <- err
-					return
-				}
-				select {
-				case <-stop:
-					return
-				default:
-				}
-			}
-		})
-	}
-	finish := sync.OnceFunc(func() { close(stop); running.Wait() })
-	back := sync.OnceFunc(func() { server.Restart(t) })
-	progress := func(what string, of func(*writer) int64, least int64) {
+	away := func() {
 		t.Helper()
-		var from []int64
-		begin := time.Now()
-		for _, w := range writers {
-			from = append(from, of(w))
-		}
-		until(t, what, func() (any, bool) {
-			select {
-			case err := <-failed:
-				t.Fatal(err)
-			default:
-			}
-			var now []int64
-			ok := true
-			for i, w := range writers {
-				now = append(now, of(w)-from[i])
-				ok = ok && now[i] >= least
-			}
-			return now, ok
-		})
-		t.Logf("%s: after %s", what, time.Since(begin).Round(time.Millisecond))
-	}
-	acked := func(w *writer) int64 { return w.acked.Load() }
-	refused := func(w *writer) int64 { return w.refused.Load() }
-
-	progress("every writer gets on", acked, 5)
-	server.Stop(t)
-	t.Cleanup(func() {
-		if t.Failed() {
-			back() // so that what still runs comes to its end
-		}
-	})
-	progress("every writer is refused", refused, 2)
-	t.Run("while it is away", func(t *testing.T) {
 		for _, z := range []*zone{a, b} {
 			servesFromMemory(t, z)
-			refusesWrites(t, z)
+			if now := clusters(t, z); now != before {
+				t.Errorf("the proxy gets %d clusters, it had %d", now, before)
+			}
 		}
-		if now := clusters(t, a); now != before {
-			t.Errorf("the proxy gets %d clusters, it had %d", now, before)
-		}
-	})
-	back()
-	progress("every writer gets on again", acked, 5)
-	finish()
+	}
+
+	server.Stop(t)
+	away()
+	refusesWrites(t, a)
+	refusesWrites(t, b)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	f := launch(ctx, &writer{name: "w0", zone: a.api}, &writer{name: "w1", zone: a.api}, &writer{name: "w2", zone: b.api})
+	t.Cleanup(func() { cancel(); f.running.Wait() })
+	f.each(t, "writers are refused", refused, 2)
+	server.Restart(t)
+	f.each(t, "writers get on when it is back", acked, 5)
+	for range 3 { // at any moment of their commits
+		server.Stop(t)
+		away()
+		server.Restart(t)
+		f.each(t, "writers get on after it was taken from them", acked, 3)
+	}
+	close(f.stop)
+	f.running.Wait()
 
 	for _, z := range []*zone{a, b} {
 		until(t, "an instance shows everything that was acknowledged", func() (any, bool) {
-			missing := lost(t, z, writers)
+			missing := lost(t, z, f.writers)
 			return missing, len(missing) == 0
 		})
 	}
-	for _, w := range writers {
+	for _, w := range f.writers {
 		s, err := a.read(t.Context(), w.name)
 		if n := int(w.acked.Load()); err != nil || s != (stored{n, n}) {
 			t.Errorf("%s: stored %+v (%v), want version and value %d", w.name, s, err, n)
 		}
 		t.Logf("%s: %d changes, %d refusals", w.name, w.acked.Load(), w.refused.Load())
-	}
-	if s, err := a.read(t.Context(), "before"); err != nil || s.n != 7 {
-		t.Errorf("written before: %+v %v", s, err)
-	}
-	if s, err := a.read(t.Context(), "away"); err != nil || s != (stored{}) {
-		t.Errorf("what was refused is stored: %+v %v", s, err)
 	}
 }
 
