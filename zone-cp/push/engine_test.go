@@ -1,0 +1,236 @@
+package push
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/causeway-mesh/causeway/api"
+	"github.com/causeway-mesh/causeway/api/envoy"
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policies"
+	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/api/view"
+	"github.com/causeway-mesh/causeway/store"
+	"github.com/causeway-mesh/causeway/store/catalog"
+	"github.com/causeway-mesh/causeway/store/memory"
+)
+
+// fakeFacts hands on what a test observes.
+type fakeFacts chan map[resource.Key]*view.Facts
+
+func (f fakeFacts) Next(ctx context.Context) (map[resource.Key]*view.Facts, bool, error) {
+	select {
+	case m := <-f:
+		return m, false, nil
+	case <-ctx.Done():
+		return nil, false, ctx.Err()
+	}
+}
+
+type zone struct {
+	t       *testing.T
+	engine  *Engine
+	catalog *catalog.Catalog
+	facts   fakeFacts
+	metrics *prometheus.Registry
+}
+
+func newZone(t *testing.T, audit time.Duration) *zone {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	s := memory.New()
+	c, err := catalog.Open(ctx, catalog.Config{Store: s, Kinds: api.Kinds(), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	z := &zone{t: t, catalog: c, facts: make(fakeFacts), metrics: prometheus.NewRegistry()}
+	z.engine = New(Config{
+		Zone: "east", Catalog: c, Facts: z.facts, Kinds: c.Kinds(), Policies: policies.All,
+		AuditEvery: audit, Log: slog.New(slog.DiscardHandler), Registerer: z.metrics,
+	})
+	done := make(chan error, 2)
+	go func() { done <- c.Run(ctx) }()
+	go func() { done <- z.engine.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		for range 2 {
+			if err := <-done; err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		}
+		_ = s.Close()
+	})
+	return z
+}
+
+func (z *zone) put(text string) {
+	z.t.Helper()
+	ds, err := api.Kinds().DecodeYAML([]byte(text), true)
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	b := catalog.Batch{Author: "test"}
+	for _, d := range ds {
+		if d.Labels == nil {
+			d.Labels = map[string]string{}
+		}
+		d.Labels[resource.LabelDisplayName] = d.Name
+		b.Puts = append(b.Puts, catalog.Put{Resource: d.Resource, Expect: store.ExpectAny})
+	}
+	if _, err := z.catalog.Commit(z.t.Context(), b); err != nil {
+		z.t.Fatal(err)
+	}
+}
+
+func (z *zone) open(name string) *Session {
+	z.t.Helper()
+	s, err := z.engine.Open(z.t.Context(), dataplane(name))
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	z.t.Cleanup(s.Close)
+	return s
+}
+
+func dataplane(name string) resource.Key {
+	return resource.Key{Type: mesh.TypeDataplane, Mesh: "default", Name: name}
+}
+
+// until waits for a condition of a session's table.
+func until(t *testing.T, s *Session, what string, cond func(*envoy.Table) bool) {
+	t.Helper()
+	limit := time.After(10 * time.Second)
+	for !cond(s.Table()) {
+		select {
+		case <-s.Changed():
+		case <-limit:
+			t.Fatalf("not within 10s: %s", what)
+		}
+	}
+}
+
+func dp(name string) string {
+	return fmt.Sprintf(`
+type: Dataplane
+mesh: default
+name: %s
+labels: {kuma.io/workload: web}
+networking: {address: 127.0.0.%s, outboundBlock: 127.7.0.0/16, inbound: [{name: http, port: 8080, servicePort: 9080, protocol: http}]}
+`, name, name[len(name)-1:])
+}
+
+const service = `
+type: MeshService
+mesh: default
+name: web
+spec:
+  selector: {dataplaneLabels: {matchLabels: {kuma.io/workload: web}}}
+  ports: [{port: 80, name: http, targetPort: http, appProtocol: http}]
+`
+
+const cluster = "kri_msvc_default___web_http"
+
+func TestTablesFollowTheMesh(t *testing.T) {
+	z := newZone(t, 0)
+	s := z.open("web-1") // before it is registered
+	z.put(dp("web-1"))
+	until(t, s, "the inbound", func(tb *envoy.Table) bool { return tb.Get(envoy.Listener, "self_inbound_dp_http") != nil })
+	z.put(service)
+	until(t, s, "the cluster of a new service", func(tb *envoy.Table) bool { return tb.Get(envoy.Cluster, cluster) != nil })
+	before := s.Table().Get(envoy.Endpoint, cluster).Version
+	z.facts <- map[resource.Key]*view.Facts{dataplane("web-1"): {Down: true}}
+	until(t, s, "an unready endpoint", func(tb *envoy.Table) bool { return tb.Get(envoy.Endpoint, cluster).Version != before })
+	z.facts <- map[resource.Key]*view.Facts{dataplane("web-1"): nil}
+	until(t, s, "the endpoint as it was", func(tb *envoy.Table) bool { return tb.Get(envoy.Endpoint, cluster).Version == before })
+	if _, problems, err := z.engine.Inspect(t.Context(), dataplane("web-1")); err != nil || len(problems) > 0 {
+		t.Errorf("inspect: %v, %v", problems, err)
+	}
+	if _, _, err := z.engine.Inspect(t.Context(), dataplane("nobody")); err == nil {
+		t.Error("inspected a dataplane that does not exist")
+	}
+}
+
+func TestAChangeThatDoesNotConcernAProxyNeedsNoMessage(t *testing.T) {
+	z := newZone(t, 0)
+	z.put(dp("web-1") + "---" + service)
+	s := z.open("web-1")
+	until(t, s, "the cluster", func(tb *envoy.Table) bool { return tb.Get(envoy.Cluster, cluster) != nil })
+	table := s.Table()
+	s.Acked(table.Sequence)
+	sequence := z.engine.Progress().Sequence
+	z.put(`
+type: MeshTrafficPermission
+mesh: default
+name: other
+spec:
+  targetRef: {kind: Dataplane, labels: {kuma.io/workload: nobody}}
+  rules: [{default: {allow: [{spiffeID: {type: Prefix, value: "spiffe://a"}}]}}]
+`)
+	wait := z.engine.listen()
+	for z.engine.Progress().Sequence == sequence {
+		<-wait
+		wait = z.engine.listen()
+	}
+	if s.Table() != table {
+		t.Error("the table was replaced")
+	}
+	if got, want := s.Applied(), z.engine.Progress().Sequence; got != want {
+		t.Errorf("applied %d, want %d: it is at the change without a message", got, want)
+	}
+}
+
+func TestADrainIsToldOnceEverybodyElseHasAcknowledged(t *testing.T) {
+	z := newZone(t, 0)
+	z.put(dp("web-1") + "---" + dp("web-2") + "---" + service)
+	leaving, other := z.open("web-1"), z.open("web-2")
+	until(t, other, "the cluster", func(tb *envoy.Table) bool { return tb.Get(envoy.Cluster, cluster) != nil })
+	before := other.Table()
+	z.facts <- map[resource.Key]*view.Facts{dataplane("web-1"): {Draining: true}}
+	until(t, other, "the draining endpoint", func(tb *envoy.Table) bool { return tb != before })
+
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := z.engine.Told(short, dataplane("web-1")); err == nil {
+		t.Fatal("told before the other proxy acknowledged")
+	}
+	told := make(chan error, 1)
+	go func() { told <- z.engine.Told(t.Context(), dataplane("web-1")) }()
+	other.Acked(other.Table().Sequence)
+	if err := <-told; err != nil {
+		t.Fatal(err)
+	}
+	_ = leaving // it need not acknowledge its own end
+}
+
+func TestAuditFindsCountsAndHealsADifference(t *testing.T) {
+	z := newZone(t, 20*time.Millisecond)
+	z.put(dp("web-1") + "---" + service)
+	s := z.open("web-1")
+	until(t, s, "the cluster", func(tb *envoy.Table) bool { return tb.Get(envoy.Cluster, cluster) != nil })
+	if err := z.engine.do(t.Context(), func(st *state) {
+		p := st.proxies[dataplane("web-1")]
+		p.update(envoy.ProxyConfig{Shared: envoy.NewPart(nil), Own: p.last.Own}, st.sequence)
+		for sess := range p.sessions {
+			sess.offer(p.table)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, s, "the table that went wrong", func(tb *envoy.Table) bool { return tb.Get(envoy.Cluster, cluster) == nil })
+	until(t, s, "the healed table", func(tb *envoy.Table) bool { return tb.Get(envoy.Cluster, cluster) != nil })
+	families, err := z.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "causeway_push_audit_differences_total" && f.GetMetric()[0].GetCounter().GetValue() == 1 {
+			return
+		}
+	}
+	t.Error("the difference was not counted")
+}
