@@ -1,11 +1,10 @@
 // Package golden tests compilation: each .txtar holds resources and the Envoy configuration that the first Dataplane in it gets.
-// With -update the expected files are rewritten, to be read in review. Where a real Envoy is at hand, it validates every case.
-// It sends no traffic and knows nothing of streams.
+// With -update the expected files are rewritten, to be read in review. Where a real Envoy is at hand, it validates every case,
+// and what the hooks of a single policy made as well. It sends no traffic and knows nothing of streams.
 package golden
 
 import (
 	"bytes"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,11 +22,10 @@ import (
 	"github.com/causeway-mesh/causeway/api/envoy"
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/policies"
+	"github.com/causeway-mesh/causeway/api/policies/policytest"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/view"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 // Run tests every .txtar in dir.
 func Run(t *testing.T, dir string) {
@@ -60,7 +58,7 @@ func run(t *testing.T, file string) {
 	}
 	out.Files = append(out.Files, Render(t, cfg, strings.Fields(string(in["show.txt"])))...)
 	got := txtar.Format(out)
-	if *update {
+	if policytest.Updating() {
 		if err := os.WriteFile(file, got, 0o644); err != nil {
 			t.Fatal(err)
 		}

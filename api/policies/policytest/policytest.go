@@ -1,5 +1,6 @@
 // Package policytest tests one policy by files: each .txtar in testdata holds resources of the policy and what it makes of
-// one element of each kind, or what is wrong with them. It compiles no proxies; package golden does, with all policies together.
+// one element of each kind, or what is wrong with them. It compiles no proxies; package golden does, with all policies together,
+// and has a real Envoy check what the hooks of each policy made.
 package policytest
 
 import (
@@ -32,32 +33,69 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
+// Updating says that golden files are to be rewritten.
+func Updating() bool { return *update }
+
 // Files tests a policy with every .txtar in testdata.
 //
 // Files named invalid_* hold conf.yaml and problems.txt. The others hold conf.yaml, the policies from any order,
 // and optionally element.yaml, what they are applied to; the rest is what came out.
 func Files(t *testing.T, p policy.Policy) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join("testdata", "*.txtar"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no cases in testdata (%v)", err)
-	}
-	for _, file := range files {
-		name := strings.TrimSuffix(filepath.Base(file), ".txtar")
-		t.Run(name, func(t *testing.T) {
-			ar, err := txtar.ParseFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			out := &txtar.Archive{Comment: ar.Comment}
-			if strings.HasPrefix(name, "invalid_") {
-				out.Files = invalid(t, p, ar)
+	for _, c := range cases(t, "testdata") {
+		t.Run(c.name, func(t *testing.T) {
+			out := &txtar.Archive{Comment: c.ar.Comment}
+			if c.invalid() {
+				out.Files = invalid(t, p, c.ar)
 			} else {
-				out.Files = valid(t, p, ar)
+				out.Files = valid(t, p, c.ar)
 			}
-			settle(t, file, txtar.Format(ar), txtar.Format(out))
+			settle(t, c.file, txtar.Format(c.ar), txtar.Format(out))
 		})
 	}
+}
+
+// Outputs lists what the hooks of a policy make of the cases in a folder, for others to judge.
+func Outputs(t *testing.T, p policy.Policy, dir string) []Output {
+	t.Helper()
+	var out []Output
+	for _, c := range cases(t, dir) {
+		if c.invalid() {
+			continue
+		}
+		for _, o := range outcomesOf(t, p, c.ar) {
+			for _, m := range o.outputs {
+				m.Case = c.name + o.suffix
+				out = append(out, m)
+			}
+		}
+	}
+	return out
+}
+
+// A golden is one file of a folder of cases.
+type golden struct {
+	name, file string
+	ar         *txtar.Archive
+}
+
+func (c golden) invalid() bool { return strings.HasPrefix(c.name, "invalid_") }
+
+func cases(t *testing.T, dir string) []golden {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no cases in %s (%v)", dir, err)
+	}
+	var out []golden
+	for _, file := range files {
+		ar, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, golden{strings.TrimSuffix(filepath.Base(file), ".txtar"), file, ar})
+	}
+	return out
 }
 
 func settle(t *testing.T, file string, want, got []byte) {
@@ -154,24 +192,56 @@ func (e element) withDefaults() element {
 
 func valid(t *testing.T, p policy.Policy, ar *txtar.Archive) []txtar.File {
 	t.Helper()
+	var out []txtar.File
+	for _, name := range []string{"conf.yaml", "element.yaml"} {
+		if b, ok := section(ar, name); ok {
+			out = append(out, txtar.File{Name: name, Data: b})
+		}
+	}
+	for _, o := range outcomesOf(t, p, ar) {
+		out = append(out, txtar.File{Name: "effective.yaml" + o.suffix, Data: explain(t, o.effective)})
+		for _, m := range o.outputs {
+			out = append(out, txtar.File{Name: string(m.Hook) + ".yaml" + o.suffix, Data: render(t, m.Messages)})
+		}
+	}
+	return out
+}
+
+// An outcome is the effective configuration of an element and what each hook makes of a bare one of its kind.
+type outcome struct {
+	suffix    string // names the clients that it is for
+	effective policy.Effective
+	outputs   []Output
+}
+
+// An Output is what one hook made in one case: clusters, routes, connection managers, TCP proxies or filters.
+type Output struct {
+	Case     string
+	Hook     policy.HookName
+	Messages []proto.Message
+}
+
+// outcomesOf applies the policies of a case to its element: for outbound traffic there is one outcome, for received traffic one
+// for each kind of client.
+func outcomesOf(t *testing.T, p policy.Policy, ar *txtar.Archive) []outcome {
+	t.Helper()
 	var e element
 	conf, _ := section(ar, "conf.yaml")
-	out := []txtar.File{{Name: "conf.yaml", Data: conf}}
 	if b, ok := section(ar, "element.yaml"); ok {
 		if err := yaml.UnmarshalStrict(b, &e); err != nil {
 			t.Fatal(err)
 		}
-		out = append(out, txtar.File{Name: "element.yaml", Data: b})
 	}
 	e = e.withDefaults()
 	entries := Entries(t, p, conf)
 	if e.Direction == proxy.Inbound {
+		var out []outcome
 		for _, c := range policy.ForInbound(entries) {
 			suffix := ""
 			if !c.Match.IsZero() {
 				suffix = " for " + name(c.Match)
 			}
-			out = append(out, e.outcome(t, p, c.Sources, suffix)...)
+			out = append(out, e.outcome(t, p, c.Sources, suffix))
 		}
 		return out
 	}
@@ -180,7 +250,7 @@ func valid(t *testing.T, p policy.Policy, ar *txtar.Archive) []txtar.File {
 		route = &policy.RouteTarget{Labels: e.Route}
 	}
 	sources := policy.ForDestination(entries, policy.Target{Kind: e.Kind, Labels: e.Labels, Port: e.Port}, route)
-	return append(out, e.outcome(t, p, sources, "")...)
+	return []outcome{e.outcome(t, p, sources, "")}
 }
 
 func name(m policy.Match) string {
@@ -244,13 +314,13 @@ func Exercise(t Failer, p policy.Policy, r resource.Resource) {
 	}
 	for _, protocol := range []mesh.Protocol{mesh.HTTP, mesh.HTTP2, mesh.GRPC, mesh.TCP} {
 		for _, c := range policy.ForInbound(entries) {
-			element{Direction: proxy.Inbound, Protocol: protocol}.withDefaults().outcome(t, p, c.Sources, "")
+			element{Direction: proxy.Inbound, Protocol: protocol}.exercise(t, p, c.Sources)
 		}
 		for i, it := range parts.To {
 			source := policy.Entry{Head: h, Index: i, Item: it}.Sourced()
 			for _, backends := range []map[string]string{nil, backendsOf(it.Conf)} {
-				e := element{Protocol: protocol, Kind: it.Target.KindOrMesh(), Backends: backends}.withDefaults()
-				e.outcome(t, p, []policy.Sourced{source}, "")
+				e := element{Protocol: protocol, Kind: it.Target.KindOrMesh(), Backends: backends}
+				e.exercise(t, p, []policy.Sourced{source})
 			}
 		}
 	}
@@ -275,16 +345,14 @@ func backendsOf(v any) map[string]string {
 	return out
 }
 
-// outcome is the effective configuration and what each hook makes of a bare element of its kind.
-func (e element) outcome(t Failer, p policy.Policy, sources []policy.Sourced, suffix string) []txtar.File {
+func (e element) outcome(t Failer, p policy.Policy, sources []policy.Sourced, suffix string) outcome {
 	t.Helper()
-	effective := p.Effective(e.Direction, string(e.Protocol), sources)
-	out := []txtar.File{{Name: "effective.yaml" + suffix, Data: explain(t, effective)}}
+	out := outcome{suffix: suffix, effective: p.Effective(e.Direction, string(e.Protocol), sources)}
 	for _, h := range []policy.HookName{
 		policy.HookCluster, policy.HookRoutes, policy.HookRoute, policy.HookHTTP, policy.HookTCP, policy.HookHTTPFilters, policy.HookNetworkFilters,
 	} {
 		fields, ok := p.Fields(h)
-		projected := policy.Project(effective.Conf, fields)
+		projected := policy.Project(out.effective.Conf, fields)
 		if !ok || projected == "" || suffix != "" && h != policy.HookRoute {
 			continue
 		}
@@ -293,10 +361,18 @@ func (e element) outcome(t Failer, p policy.Policy, sources []policy.Sourced, su
 			t.Fatal(err)
 		}
 		if msgs := e.apply(h, bound); len(msgs) > 0 {
-			out = append(out, txtar.File{Name: string(h) + ".yaml" + suffix, Data: render(t, msgs)})
+			out.outputs = append(out.outputs, Output{Hook: h, Messages: msgs})
 		}
 	}
 	return out
+}
+
+// exercise fails when what comes out for an element breaks the rules of its own protobufs.
+func (e element) exercise(t Failer, p policy.Policy, sources []policy.Sourced) {
+	t.Helper()
+	for _, o := range e.withDefaults().outcome(t, p, sources, "").outputs {
+		render(t, o.Messages)
+	}
 }
 
 // explain shows the configuration and, field by field, where it comes from.
