@@ -18,8 +18,11 @@ import (
 
 // Config of a Fleet.
 type Config struct {
-	// Dial opens the connection of a proxy, with DialOptions.
+	// Dial opens the connection of a proxy, with DialOptions. It serves all streams of the proxy.
 	Dial func(i int) (*grpc.ClientConn, error)
+	// Connect, instead of Dial, opens a connection for each stream of a proxy, with DialOptions; end closes it.
+	// It is for connections that carry more than the stream, such as those of agents.
+	Connect func(ctx context.Context, i int) (conn grpc.ClientConnInterface, end func(), err error)
 	// Node is what a proxy says of itself. Default: id "proxy-<i>", Envoy 1.40.0.
 	Node func(i int) *corev3.Node
 	// Refuse returns the text of the refusal of a resource, empty to take it. Nil takes everything.
@@ -73,18 +76,31 @@ func (f *Fleet) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for i, p := range f.proxies {
 		g.Go(func() error {
-			conn, err := f.cfg.Dial(i)
+			connect, end, err := f.connector(i)
 			if err != nil {
 				return fmt.Errorf("dial for proxy %d: %w", i, err)
 			}
-			defer conn.Close()
-			if err := p.run(ctx, conn); err != nil {
+			defer end()
+			if err := p.run(ctx, connect); err != nil {
 				return fmt.Errorf("proxy %d: %w", i, err)
 			}
 			return nil
 		})
 	}
 	return g.Wait()
+}
+
+// connector opens the connection for each stream of a proxy; one that serves all of them is closed by end.
+func (f *Fleet) connector(i int) (c connector, end func(), err error) {
+	if f.cfg.Connect != nil {
+		return func(ctx context.Context) (grpc.ClientConnInterface, func(), error) { return f.cfg.Connect(ctx, i) }, func() {}, nil
+	}
+	conn, err := f.cfg.Dial(i)
+	if err != nil {
+		return nil, nil, err
+	}
+	one := func(context.Context) (grpc.ClientConnInterface, func(), error) { return conn, func() {}, nil }
+	return one, func() { _ = conn.Close() }, nil // its streams have ended, so nobody would act on the error
 }
 
 // lost says whether a proxy comes back after an error.

@@ -95,14 +95,17 @@ func (p *Proxy) Cut() {
 	}
 }
 
+// connector opens what the next stream goes over.
+type connector func(ctx context.Context) (conn grpc.ClientConnInterface, end func(), err error)
+
 // run keeps a stream until ctx ends.
-func (p *Proxy) run(ctx context.Context, conn grpc.ClientConnInterface) error {
+func (p *Proxy) run(ctx context.Context, connect connector) error {
 	for ctx.Err() == nil {
 		one, cut := context.WithCancel(ctx)
 		p.mu.Lock()
 		p.cut = cut
 		p.mu.Unlock()
-		err := p.serve(one, conn)
+		err := p.over(one, connect)
 		ended := one.Err() != nil
 		cut()
 		if err != nil && !ended && !errors.Is(err, io.EOF) && !p.fleet.lost(ctx, p, err) {
@@ -110,6 +113,16 @@ func (p *Proxy) run(ctx context.Context, conn grpc.ClientConnInterface) error {
 		}
 	}
 	return nil
+}
+
+// over holds one stream on a connection of its own choice.
+func (p *Proxy) over(ctx context.Context, connect connector) error {
+	conn, end, err := connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return p.serve(ctx, conn)
 }
 
 var deltaADS = &grpc.StreamDesc{StreamName: "DeltaAggregatedResources", ServerStreams: true, ClientStreams: true}
