@@ -32,7 +32,7 @@ type Config struct {
 	Type     string         `json:"type" doc:"embedded (one file, the default), postgres, or memory (nothing survives a restart)"`
 	Path     string         `json:"path" doc:"file of the embedded store; default store.db in the work directory"`
 	Postgres PostgresConfig `json:"postgres"`
-	Keys     string         `json:"keys" doc:"the keys that seal secrets, one ID:BASE64 per line, newest first" secret:"true"`
+	Keys     string         `json:"keys" doc:"the keys that seal secrets, one ID:BASE64 per line, newest last" secret:"true"`
 }
 
 // PostgresConfig is where PostgreSQL is.
