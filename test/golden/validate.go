@@ -30,7 +30,7 @@ func empty(t envoy.Type) proto.Message {
 	}[t]
 }
 
-// Validate has a real Envoy check a configuration. What travels by EDS, RDS and ECDS is put in place first,
+// Validate has a real Envoy check a configuration. What travels by EDS, RDS, ECDS and SDS is put in place first,
 // because Envoy validates only what it holds.
 func Validate(t *testing.T, cfg envoy.ProxyConfig) {
 	t.Helper()
@@ -88,6 +88,7 @@ func agentCluster(t *testing.T) *clusterv3.Cluster {
 
 func inPlaceCluster(t *testing.T, table *envoy.Table, f *envoy.Fragment) *clusterv3.Cluster {
 	c := message(t, f).(*clusterv3.Cluster)
+	inPlaceTLS(t, c.TransportSocket)
 	if c.GetType() != clusterv3.Cluster_EDS {
 		return c
 	}
@@ -105,6 +106,7 @@ func inPlaceCluster(t *testing.T, table *envoy.Table, f *envoy.Fragment) *cluste
 func inPlaceListener(t *testing.T, table *envoy.Table, f *envoy.Fragment) *listenerv3.Listener {
 	l := message(t, f).(*listenerv3.Listener)
 	for _, chain := range l.FilterChains {
+		inPlaceTLS(t, chain.TransportSocket)
 		for _, filter := range chain.Filters {
 			if d := filter.GetConfigDiscovery(); d != nil {
 				filter.ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: extensionOf(t, table, filter.Name)}
