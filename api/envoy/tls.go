@@ -66,6 +66,9 @@ func commonTLS(uris []*matcherv3.StringMatcher, params *tlsv3.TlsParameters, pro
 	}
 }
 
+// clientTLS lets the server's bounds decide: Envoy's clients would stop at TLS 1.2 by themselves.
+var clientTLS = &tlsv3.TlsParameters{TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3}
+
 // upstreamTLS reaches a destination with mesh TLS; only the given identities are accepted.
 func upstreamTLS(to resource.KRI, http bool, identities []string) (*corev3.TransportSocket, error) {
 	var uris []*matcherv3.StringMatcher
@@ -84,7 +87,7 @@ func upstreamTLS(to resource.KRI, http bool, identities []string) (*corev3.Trans
 	if http {
 		protocols = append(protocols, http2)
 	}
-	return transportSocket(&tlsv3.UpstreamTlsContext{Sni: sni, CommonTlsContext: commonTLS(uris, nil, protocols...)})
+	return transportSocket(&tlsv3.UpstreamTlsContext{Sni: sni, CommonTlsContext: commonTLS(uris, clientTLS, protocols...)})
 }
 
 // downstreamTLS requires a certificate of the mesh from every client; what the client may do is for permissions to say.

@@ -38,7 +38,7 @@ type Conf struct {
 type Version struct {
 	// Min is TLSAuto, TLS10, TLS11, TLS12 or TLS13. Default TLSAuto.
 	Min string `json:"min,omitempty"`
-	// Max is TLSAuto, TLS10, TLS11, TLS12 or TLS13. Default TLSAuto.
+	// Max is TLSAuto, TLS12 or TLS13. Default TLSAuto.
 	Max string `json:"max,omitempty"`
 }
 
@@ -56,10 +56,10 @@ func check(at resource.Path, c Conf, where policy.Where) resource.Problems {
 	}
 	if where.Target.KindOrMesh() != policy.TargetMesh {
 		if c.TLSVersion != nil {
-			ps.Add(at.Field("tlsVersion"), "is only possible in a policy for the whole mesh, because clients follow it too")
+			ps.Add(at.Field("tlsVersion"), "is only possible in a policy for the whole mesh")
 		}
 		if len(c.TLSCiphers) > 0 {
-			ps.Add(at.Field("tlsCiphers"), "is only possible in a policy for the whole mesh, because clients follow it too")
+			ps.Add(at.Field("tlsCiphers"), "is only possible in a policy for the whole mesh")
 		}
 	}
 	if v := c.TLSVersion; v != nil {
@@ -70,6 +70,9 @@ func check(at resource.Path, c Conf, where policy.Where) resource.Problems {
 		}
 		if hi < 0 {
 			ps.Add(at.Field("max"), "must be one of %s", strings.Join(versions, ", "))
+		}
+		if hi == 1 || hi == 2 {
+			ps.Add(at.Field("max"), "must be TLS12 or TLS13: proxies speak nothing older to each other")
 		}
 		if lo > 0 && hi > 0 && lo > hi {
 			ps.Add(at.Field("min"), "must not be above max")
