@@ -30,7 +30,7 @@ type AgentConfig struct {
 	Name    string
 	// Dataplane is its YAML; without it the Dataplane must exist.
 	Dataplane []byte
-	// Block is the loopback block of outbounds; empty with transparent proxying.
+	// Block is the loopback block of outbounds, such as 127.5.0.0/16; empty with transparent proxying.
 	Block string
 	// Valve is what the sessions are dialed through; nil is none.
 	Valve *Valve

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,7 +25,7 @@ import (
 )
 
 // patience bounds every wait; it is only reached by a test that fails.
-const patience = 90 * time.Second
+const patience = 30 * time.Second
 
 // world is a real zone with fake agents that are spread over some services.
 type world struct {
@@ -34,6 +35,9 @@ type world struct {
 	agents []*load.Agent
 	fleet  *load.Fleet
 	start  chan struct{} // closed when the proxies may run
+
+	mu   sync.Mutex
+	lost map[string]int // why connections ended, or were never made
 }
 
 // newWorld starts a zone.
@@ -68,7 +72,7 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	return &world{Zone: z, t: t, client: c, start: make(chan struct{})}
+	return &world{Zone: z, t: t, client: c, start: make(chan struct{}), lost: map[string]int{}}
 }
 
 // apply writes resources into the mesh.
@@ -105,11 +109,12 @@ func (w *world) populate(n, services int, valves map[int]*load.Valve) {
 	for i := range n {
 		w.agents = append(w.agents, load.NewAgent(load.AgentConfig{
 			Address: w.AgentsAddress(), Roots: roots, Token: tokens[i%services], Mesh: "default", Name: name(i),
-			Dataplane: dataplane(w.t, i, services), Block: "127.5.0.0", Valve: valves[i],
+			Dataplane: dataplane(w.t, i, services), Block: "127.5.0.0/16", Valve: valves[i],
 		}))
 	}
 	arrived := make(chan struct{}, n)
 	w.fleet = load.New(load.Config{
+		Lost: w.note,
 		Connect: func(ctx context.Context, i int) (grpc.ClientConnInterface, func(), error) {
 			conn, end, err := w.agents[i].Connect(ctx)
 			if err != nil {
@@ -172,7 +177,27 @@ func dataplane(t testing.TB, i, services int) []byte {
 	return out
 }
 
+// note remembers why a connection ended; the proxy comes back.
+func (w *world) note(_ int, err error) bool {
+	w.mu.Lock()
+	w.lost[err.Error()]++
+	w.mu.Unlock()
+	select {
+	case <-time.After(20 * time.Millisecond):
+	case <-w.t.Context().Done():
+	}
+	return true
+}
+
+// problems are what the agents were told, and why their connections ended.
 func (w *world) problems() (out []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for why, n := range w.lost {
+		if out = append(out, fmt.Sprintf("%d times %s", n, why)); len(out) > 5 {
+			break
+		}
+	}
 	for _, a := range w.agents {
 		if out = append(out, a.Problems()...); len(out) > 5 {
 			break
