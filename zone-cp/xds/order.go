@@ -123,6 +123,7 @@ func (c *channel) apart(l *load) {
 //   - Listeners, routes and extensions wait until the clusters they lead to are at the client, and, where a cluster
 //     is new, until its endpoints are acknowledged. What leads only to clusters that are there waits for nothing:
 //     one cluster that is refused, or in flight for long, holds up nobody else.
+//   - Listeners wait for the answers about extensions that they use and that change, too.
 //   - Envoy does not ask for clusters while one of them warms, be it after a reconnect. So a client that has not asked is
 //     waited for, and is thought to have its clusters from somewhere else only when that takes too long.
 func (s *Session) gate(c *channel) func(*envoy.Fragment) bool {
@@ -140,10 +141,41 @@ func (s *Session) gate(c *channel) func(*envoy.Fragment) bool {
 			h := c.holds(f.Name)
 			return !wait || again || !h.held || !h.sure // only a plain update may wait: without the others a cluster may warm
 		}
-	case s.steady():
+	}
+	steady, pending := s.steady(), s.pendingExtensions(c)
+	if steady && len(pending) == 0 {
 		return nil
 	}
-	return func(f *envoy.Fragment) bool { return s.ready(f, 0) }
+	return func(f *envoy.Fragment) bool {
+		for _, ref := range f.Refs {
+			if _, wait := pending[ref.Name]; wait && ref.Type == envoy.Extension {
+				return false
+			}
+		}
+		return steady || s.ready(f, 0)
+	}
+}
+
+// pendingExtensions are those that Envoy has and is about to be given anew. A listener that names one waits for the answer:
+// it would be refused in the place of an extension that Envoy has just refused.
+func (s *Session) pendingExtensions(c *channel) map[string]struct{} {
+	x := &s.channels[envoy.Extension]
+	if c.typ != envoy.Listener || !x.asked || c.base == nil && len(c.over) == 0 {
+		return nil // without a listener at the client nothing uses them yet
+	}
+	var pending map[string]struct{}
+	if x.flight != nil {
+		for f := range x.flight.fragments {
+			put(&pending, f.Name, struct{}{})
+		}
+	}
+	p := s.planned(x)
+	for _, fs := range [][]*envoy.Fragment{p.shared, p.own} {
+		for _, f := range fs {
+			put(&pending, f.Name, struct{}{})
+		}
+	}
+	return pending
 }
 
 // laterEndpoints are the assignments of clusters that still have to be sent.

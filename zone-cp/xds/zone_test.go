@@ -202,16 +202,7 @@ func (z *zone) fleet(cfg load.Config, n int) *load.Fleet {
 }
 
 func connect(t testing.TB, cfg load.Config, n int, addr func() string) *load.Fleet {
-	gate := make(chan struct{}, 32) // TLS handshakes at a time
-	cfg.Dial = func(int) (*grpc.ClientConn, error) {
-		dial := func(ctx context.Context, _ string) (net.Conn, error) {
-			gate <- struct{}{}
-			defer func() { <-gate }()
-			return (&net.Dialer{}).DialContext(ctx, "tcp", addr())
-		}
-		return grpc.NewClient("passthrough:zone", append(load.DialOptions(), grpc.WithContextDialer(dial),
-			grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{InsecureSkipVerify: true})))...) //nolint:gosec // nothing is secret here
-	}
+	cfg.Dial = dialer(addr)
 	f := load.New(cfg, n)
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
@@ -225,6 +216,19 @@ func connect(t testing.TB, cfg load.Config, n int, addr func() string) *load.Fle
 		done.Wait()
 	})
 	return f
+}
+
+func dialer(addr func() string) func(int) (*grpc.ClientConn, error) {
+	gate := make(chan struct{}, 32) // connections that are made at a time
+	return func(int) (*grpc.ClientConn, error) {
+		dial := func(ctx context.Context, _ string) (net.Conn, error) {
+			gate <- struct{}{}
+			defer func() { <-gate }()
+			return (&net.Dialer{}).DialContext(ctx, "tcp", addr())
+		}
+		return grpc.NewClient("passthrough:zone", append(load.DialOptions(), grpc.WithContextDialer(dial),
+			grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{InsecureSkipVerify: true})))...) //nolint:gosec // nothing is secret here
+	}
 }
 
 func fragment(t testing.TB, typ envoy.Type, name string, m proto.Message, refs ...envoy.Ref) *envoy.Fragment {
