@@ -261,23 +261,29 @@ func unknownField(t *testing.T, z *zone, s subject, name string) {
 	wantInvalid(t, "strict=maybe", z.call(t, "PUT", s.path(name)+"?strict=maybe", body), "strict")
 }
 
-// oversized sends an object of 5 MiB in every way there is.
+// oversized sends an object beyond the limit: for every kind the short way, for two of them 5 MiB in every way there is.
 func oversized(t *testing.T, z *zone, s subject, name string) {
 	t.Helper()
-	const size = 5 << 20
-	big := encode(t, s.tree(name, s.with("pad", strings.Repeat("x", size))))
-	for what, res := range map[string]answer{
-		"5 MiB":      z.call(t, "PUT", s.path(name), big),
-		"5 MiB YAML": z.call(t, "PUT", s.path(name), big, "Content-Type", "application/yaml"),
-	} {
+	size := 5 << 18
+	thorough := s.Name == "Dataplane" || s.Name == "MeshTimeout" // one of either form
+	if thorough {
+		size = 5 << 20
+	}
+	big := strings.Replace(encode(t, s.tree(name, s.with("pad", "PAD"))), "PAD", strings.Repeat("x", size), 1)
+	check := func(what string, res answer) {
+		t.Helper()
 		if res.status != http.StatusRequestEntityTooLarge || !strings.Contains(res.refusal(t).Detail, "1048576") {
 			t.Errorf("%s: %s, want 413 that says how much is allowed", what, res)
 		}
 	}
-	res := z.call(t, "POST", "/batch", "["+big+"]")
-	wantInvalid(t, "5 MiB in a batch", res, "[0]")
-	if !strings.Contains(res.body, "1048576") {
-		t.Errorf("5 MiB in a batch: %s does not say how much is allowed", res)
+	check("too large", z.call(t, "PUT", s.path(name), big))
+	if thorough {
+		check("5 MiB of YAML", z.call(t, "PUT", s.path(name), big, "Content-Type", "application/yaml"))
+		res := z.call(t, "POST", "/batch", "["+big+"]")
+		wantInvalid(t, "5 MiB in a batch", res, "[0]")
+		if !strings.Contains(res.body, "1048576") {
+			t.Errorf("5 MiB in a batch: %s does not say how much is allowed", res)
+		}
 	}
 	label := s.tree(name, s.spec)
 	label["labels"] = map[string]any{"a": strings.Repeat("x", 500<<10)}
