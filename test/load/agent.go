@@ -221,7 +221,7 @@ func (s *session) run(ctx context.Context, conn grpc.ClientConnInterface) error 
 	for {
 		for _, m := range out {
 			if stream.Send(m) != nil {
-				return <-failed // it says why
+				return reason(in, failed)
 			}
 		}
 		select {
@@ -238,6 +238,17 @@ func (s *session) run(ctx context.Context, conn grpc.ClientConnInterface) error 
 			return err
 		}
 		out = append(out, s.release()...)
+	}
+}
+
+// reason is why a stream on which nothing can be sent any more has ended; what still comes before is of no use.
+func reason(in <-chan *agentapi.ZoneMessage, failed <-chan error) error {
+	for {
+		select {
+		case <-in:
+		case err := <-failed:
+			return err
+		}
 	}
 }
 
