@@ -148,7 +148,11 @@ func TestDatabaseAway(t *testing.T) {
 		s, err := b.read(t.Context(), "before")
 		return fmt.Sprint(s, err), err == nil && s.n == 7
 	})
-	before := clusters(t, a)
+	var before int
+	until(t, "both instances compute with the service that is generated", func() (any, bool) {
+		before = clusters(t, a)
+		return before, before >= 2 && clusters(t, b) == before // its own inbound and the service
+	})
 	away := func() {
 		t.Helper()
 		for _, z := range []*zone{a, b} {
