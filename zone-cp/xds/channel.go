@@ -200,7 +200,9 @@ func (c *channel) open(subscribe names, initial map[string]string) {
 		if f := c.unproven[name]; f != nil && f.Version == version {
 			h.frag, h.prior = f, false
 		}
-		if old := c.over[name]; old.held && old.version == version {
+		if old := c.over[name]; old.tried == several {
+			h.sure, h.tried = false, several
+		} else if old.held && old.version == version {
 			h.sure, h.frag, h.tried = false, old.frag, old.tried // refused meanwhile: what the client declares may not be what it runs
 		}
 		c.set(name, h)
@@ -283,8 +285,12 @@ func (c *channel) unsubscribe(gone names) {
 func (c *channel) land(f *flight) {
 	c.flight = nil
 	c.plan = plan{}
+	if f.complete && len(f.withheld)+len(c.over)+len(c.await)+len(c.groups) == 0 { // nearly always
+		c.rebase(f.to, nil)
+		return
+	}
 	special := func(name string) bool {
-		return c.subscribed(name) && (!f.complete || slices.Contains(f.withheld, name))
+		return (!f.complete || slices.Contains(f.withheld, name)) && c.subscribed(name)
 	}
 	for x := range f.fragments {
 		if special(x.Name) {

@@ -503,7 +503,7 @@ func (c *client) converged(t *envoy.Table) {
 	}
 	for _, typ := range []envoy.Type{envoy.Listener, envoy.Route, envoy.Cluster} {
 		for name := range c.has[typ] {
-			if h := c.session.channels[typ].holds(name); withheld[to(typ, name)] && (h.prior || !h.sure) {
+			if h := c.session.channels[typ].holds(name); len(withheld) > 0 && (h.prior || !h.sure) {
 				continue // what the client runs of it is not known, and it is better left alone
 			}
 			for _, ref := range c.content(typ, name).Refs {

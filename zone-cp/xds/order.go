@@ -48,7 +48,7 @@ func (s *Session) load(c *channel, p *plan) load {
 // extension is the only one that counts: what it has refused once it acknowledges the second time, and does not apply.
 // So a culprit can't be looked for by sending again; it has to be alone the first time.
 func (s *Session) single(l *load) {
-	if len(l.shared)+len(l.own) < 2 {
+	if len(l.shared)+len(l.own)+len(l.removed) < 2 {
 		return
 	}
 	shared, own := keep(l.shared, s.ward.proven), keep(l.own, s.ward.proven)
@@ -56,9 +56,9 @@ func (s *Session) single(l *load) {
 	case len(shared)+len(own) > 0:
 		l.shared, l.own = shared, own
 	case len(l.shared) > 0:
-		l.shared, l.own = l.shared[:1], nil
-	default:
-		l.own = l.own[:1]
+		l.shared, l.own, l.removed = l.shared[:1], nil, nil
+	case len(l.own) > 0:
+		l.own, l.removed = l.own[:1], nil
 	}
 }
 
@@ -208,17 +208,17 @@ func (s *Session) laterEndpoints() map[string]struct{} {
 	return later
 }
 
-// steady says, cheaply, that all clusters are ready.
+// steady says, cheaply, that all clusters are ready: nothing about clusters or endpoints is outstanding or exceptional.
 func (s *Session) steady() bool {
-	c := &s.channels[envoy.Cluster]
-	if !c.asked {
+	c, e := &s.channels[envoy.Cluster], &s.channels[envoy.Endpoint]
+	switch {
+	case !c.asked:
 		return s.given
-	}
-	if c.flight != nil || len(c.over) > 0 || len(s.channels[envoy.Endpoint].await) > 0 {
+	case c.flight != nil || e.flight != nil || len(c.over)+len(e.over)+len(e.await) > 0:
 		return false
 	}
 	p := s.planned(c)
-	return len(p.shared)+len(p.own) == 0
+	return len(p.shared)+len(p.own) == 0 && s.planned(e).empty()
 }
 
 // ready says that everything a fragment leads to is at the client.

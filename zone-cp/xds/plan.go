@@ -149,13 +149,8 @@ func (s *Session) decide(c *channel, name string, p *plan) {
 			want, p.more = have.frag, true
 		}
 		if c.typ == envoy.Extension && have.mayBe(want) && !s.ward.proven(want) {
-			// The answer to it was lost, and a second answer would not count: Envoy first hears something else of that name.
-			p.more = true
-			if !have.held {
-				p.missing = append(p.missing, name)
-				return
-			}
-			want = have.frag
+			// The answer to it was lost, and a second answer would not count: Envoy first gets what it had.
+			want, p.more = have.frag, true
 		}
 		if s.target.Shared.Get(c.typ, name) == want {
 			p.shared = append(p.shared, want)

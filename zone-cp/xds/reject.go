@@ -64,9 +64,9 @@ func (h holding) doubted(x *envoy.Fragment) holding {
 	return h
 }
 
-// mayBe says that the client may have got a fragment which it has not answered for, and that there is something else to send.
+// mayBe says that the client may have got a fragment which it has not answered for, and that it can be sent what it had before.
 func (h holding) mayBe(x *envoy.Fragment) bool {
-	return !h.sure && (h.tried == x.Version || h.tried == several) && (!h.held || h.frag != nil && h.frag.Version != x.Version)
+	return h.held && !h.sure && (h.tried == x.Version || h.tried == several) && h.frag != nil && h.frag.Version != x.Version
 }
 
 // shaken is the holding after a refused response that removed it.

@@ -199,7 +199,9 @@ func (s *Session) weigh(ref envoy.Ref, made *envoy.Fragment) answer {
 	case have.prior || have.frag == nil || !sure:
 		// The client came with it, or runs something newer out of a refused response, and may be serving with it:
 		// it is not taken away, but nothing new leads there when it lacks something.
-		return answer{stays: true, hollow: have.frag != nil || same || ref.Type == envoy.Cluster && !s.whole(made, false)}
+		// Of an extension Envoy keeps what it refused until it gets something else, and refuses each new listener that names it.
+		return answer{stays: true, hollow: have.frag != nil || same || ref.Type == envoy.Cluster && !s.whole(made, false) ||
+			ref.Type == envoy.Extension && !have.sure}
 	}
 	return answer{}
 }
@@ -256,6 +258,9 @@ func (s *Session) Rejections() []Rejection {
 	for ref := range s.doubt.touched {
 		f := s.target.Get(ref.Type, ref.Name)
 		if want, _ := s.want(ref); want == f {
+			continue
+		}
+		if h := s.channels[ref.Type].holds(ref.Name); h.held && h.sure && h.version == f.Version {
 			continue
 		}
 		r := Rejection{Type: ref.Type, Name: ref.Name, Version: f.Version, Origins: f.Origins}

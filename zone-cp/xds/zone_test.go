@@ -82,7 +82,9 @@ func (z *zone) start(addr string) {
 	if err != nil {
 		z.t.Fatal(err)
 	}
+	z.mu.Lock()
 	z.addr = l.Addr().String()
+	z.mu.Unlock()
 	z.grpc = grpc.NewServer(append(server.ServerOptions(), grpc.Creds(credentials.NewServerTLSFromCert(&z.cert)))...)
 	server.Register(z.grpc)
 	served := z.grpc
@@ -198,7 +200,11 @@ func allAt(n int, sequence uint64) func([]*subscription) bool {
 
 // fleet connects proxies to the zone until the test ends.
 func (z *zone) fleet(cfg load.Config, n int) *load.Fleet {
-	return connect(z.t, cfg, n, func() string { return z.addr })
+	return connect(z.t, cfg, n, func() string {
+		z.mu.Lock()
+		defer z.mu.Unlock()
+		return z.addr
+	})
 }
 
 func connect(t testing.TB, cfg load.Config, n int, addr func() string) *load.Fleet {
