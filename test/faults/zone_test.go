@@ -1,4 +1,4 @@
-// Package faults_test breaks what a whole zone stands on and feeds it what nobody should send: the database goes away, the
+// Package faults breaks what a whole zone stands on and feeds it what nobody should send: the database goes away, the
 // process is killed, two instances share a store, requests are malformed. It runs no Envoy and has no faults of the data path.
 package faults_test
 
