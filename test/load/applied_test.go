@@ -100,7 +100,8 @@ func (e *engine) write(t *testing.T, texts ...string) {
 	within(t, "the change is computed", func() bool { return e.Progress().Position.Revision >= done.Position.Revision })
 }
 
-func within(t *testing.T, what string, cond func() bool) {
+// within waits for a named condition.
+func within(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()

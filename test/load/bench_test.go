@@ -36,9 +36,7 @@ func BenchmarkPush(b *testing.B) {
 		b.Run(what+"/ceiling", func(b *testing.B) {
 			ceiling := load.NewCeiling()
 			f := connect(b, load.Config{}, streams, serve(b, xds.Config{}, ceiling))
-			for ceiling.Streams() < streams {
-				time.Sleep(10 * time.Millisecond)
-			}
+			within(b, "all streams are open", func() bool { return ceiling.Streams() == streams })
 			measure(b, f, streams, func(version uint64) func() {
 				var bytes []byte
 				for _, x := range table(b, version, c.resources, c.size).Shared.Of(envoy.Cluster) {
@@ -68,9 +66,7 @@ func measure(b *testing.B, f *load.Fleet, streams int, prepare func(version uint
 		}
 		return last.Last.Sub(begin)
 	}
-	for f.Streams() < streams {
-		time.Sleep(10 * time.Millisecond)
-	}
+	within(b, "all streams are open", func() bool { return f.Streams() == streams })
 	once() // what comes with the first connection
 	bytes := f.Bytes()
 	var took []time.Duration

@@ -1,5 +1,6 @@
 // Package load is a fleet of clients that speak delta ADS as Envoy does: what they ask for and when, how they answer, what they
-// report when they come back. It is cheap enough for thousands in a process. They carry no traffic and validate nothing.
+// report when they come back; and fake agents around them, with enrollment, session and workload certificate.
+// It is cheap enough for thousands in a process. They carry no traffic, serve no secrets and validate nothing.
 package load
 
 import (
