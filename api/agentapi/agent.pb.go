@@ -157,7 +157,7 @@ type EnrollRequest struct {
 	Instance string `protobuf:"bytes,5,opt,name=instance,proto3" json:"instance,omitempty"`
 	// Where the agent runs, for people: a host name and a process id.
 	Place string `protobuf:"bytes,6,opt,name=place,proto3" json:"place,omitempty"`
-	// The loopback block that outbounds of this proxy are bound on, such as "127.5.0.0"; empty with transparent proxying.
+	// The loopback block that outbounds of this proxy are bound on, such as "127.5.0.0/16"; empty with transparent proxying.
 	OutboundBlock string `protobuf:"bytes,7,opt,name=outbound_block,json=outboundBlock,proto3" json:"outbound_block,omitempty"`
 	ClockMs       int64  `protobuf:"varint,8,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -95,6 +95,9 @@ func New(cfg Config) *Engine {
 	if cfg.AuditEvery == 0 {
 		cfg.AuditEvery = 5 * time.Minute
 	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
 	e := &Engine{cfg: cfg, calls: make(chan func(*state)), stopped: make(chan struct{})}
 	e.progress.Store(&Progress{})
 	e.metrics = newMetrics(cfg.Registerer, e)
