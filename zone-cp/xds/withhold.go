@@ -190,6 +190,8 @@ func (s *Session) weigh(ref envoy.Ref, made *envoy.Fragment) answer {
 	}
 	sure := have.sure || bad && have.tried == made.Version // what is bad by itself was not applied
 	switch {
+	case s.unheard(ref.Type):
+		return answer{stays: true, hollow: true}
 	case !have.held:
 		return answer{}
 	case bad && same:
@@ -223,19 +225,24 @@ func (s *Session) canWarm(made *envoy.Fragment) bool {
 // A cluster can be one of the bootstrap's.
 func (s *Session) whole(f *envoy.Fragment, held bool) bool {
 	for _, ref := range f.Refs {
+		unheard := s.unheard(ref.Type)
 		if s.target.Get(ref.Type, ref.Name) == nil {
-			if held && !ref.Type.Wildcard() && !s.channels[ref.Type].holds(ref.Name).held {
+			if held && !unheard && !ref.Type.Wildcard() && !s.channels[ref.Type].holds(ref.Name).held {
 				return false
 			}
 			continue
 		}
 		to, stays := s.want(ref)
-		if to == nil && !stays || s.doubt.answers[ref].hollow {
+		fits := held && (unheard || ref.Type == envoy.Extension) // with what it has, it was served so far
+		if to == nil && !stays || s.doubt.answers[ref].hollow && !fits {
 			return false
 		}
 	}
 	return true
 }
+
+// unheard says that the client may hold resources of a type and has not had the time to say so.
+func (s *Session) unheard(t envoy.Type) bool { return !s.channels[t].asked && !s.given }
 
 // A Rejection is a resource that a client does not get as the zone made it, because Envoy refuses it or something it needs.
 type Rejection struct {
