@@ -20,14 +20,24 @@ type storm struct {
 	universe []service
 	present  []bool
 	fixed    int // the first few always exist
+	bad      bool
 }
 
 func newStorm(t testing.TB, seed uint64, m *market, n, fixed int) *storm {
 	w := &storm{Rand: rand.New(rand.NewPCG(seed, 1)), market: m, universe: m.services(t, n), present: make([]bool, n), fixed: fixed}
-	for i := range fixed {
-		w.present[i] = true
+	for i := range w.universe {
+		w.universe[i].bad = map[envoy.Type]bool{}
+		w.present[i] = i < fixed
 	}
 	return w
+}
+
+// clear makes everything good.
+func (w *storm) clear(t testing.TB) *envoy.Table {
+	for i := range w.universe {
+		clear(w.universe[i].bad)
+	}
+	return w.market.table(t, w.services()...)
 }
 
 // blow changes a few things and returns the table after it.
@@ -42,6 +52,7 @@ func (w *storm) blow(t testing.TB) *envoy.Table {
 			s.to = w.universe[w.IntN(len(w.universe))].name
 		default:
 			s.at[typ] = 1 + w.IntN(len(w.market.pools)-1)
+			s.bad[typ] = w.bad && w.IntN(3) == 0
 		}
 	}
 	return w.market.table(t, w.services()...)
@@ -121,11 +132,14 @@ func TestPushConverges(t *testing.T) {
 		tables  int
 		pause   time.Duration // the longest between two tables
 		trouble int           // every so many tables the stream is cut
+		bad     bool          // some resources are such that Envoy refuses them, until the last table
 	}{
-		{"in a rush", 400, 0, 0},
-		{"quickly", 300, 4 * time.Millisecond, 0},
-		{"at a pace", 150, 12 * time.Millisecond, 0},
-		{"with streams cut", 150, 8 * time.Millisecond, 9},
+		{"in a rush", 400, 0, 0, false},
+		{"quickly", 300, 4 * time.Millisecond, 0, false},
+		{"at a pace", 150, 12 * time.Millisecond, 0, false},
+		{"with streams cut", 150, 8 * time.Millisecond, 9, false},
+		{"with bad resources", 100, 15 * time.Millisecond, 0, true},
+		{"with bad resources and streams cut", 100, 15 * time.Millisecond, 7, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -144,6 +158,7 @@ func TestPushConverges(t *testing.T) {
 				return nil, true
 			})
 			flow := startTraffic(t, 1, w.universe[:w.fixed]...)
+			w.bad = c.bad
 			for i := range c.tables {
 				table = w.blow(t)
 				s.set(table)
@@ -153,6 +168,9 @@ func TestPushConverges(t *testing.T) {
 				if c.trouble > 0 && i%c.trouble == 0 {
 					z.cut()
 				}
+			}
+			if c.bad {
+				table = w.clear(t)
 			}
 			s.set(table)
 			if took := s.untilAcked(t, table); took > prompt {
@@ -169,8 +187,11 @@ func TestPushConverges(t *testing.T) {
 					t.Errorf("%s does not exist, and something listens for it", x.name)
 				}
 			}
-			if got := s.refusals(); len(got) > 0 {
+			if got := s.refusals(); len(got) > 0 != c.bad {
 				t.Errorf("refusals: %q", got)
+			}
+			if _, rejected := s.state(); len(rejected) > 0 {
+				t.Errorf("rejected though everything is good: %v", rejected)
 			}
 			for _, x := range w.universe {
 				if n := s.stat(t, "cluster."+x.name+".init_fetch_timeout"); n != 0 {
