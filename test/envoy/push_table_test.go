@@ -45,11 +45,6 @@ func allAt(generation int) (s sight) {
 	return s
 }
 
-func (s sight) with(t envoy.Type, generation int) sight {
-	s[t] = generation
-	return s
-}
-
 // service is one destination as a proxy gets it: a cluster with endpoints, and a listener with routes and a permission.
 // Each is at a generation that the answer to a request shows.
 type service struct {

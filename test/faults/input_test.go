@@ -359,8 +359,12 @@ func TestBadBodies(t *testing.T) {
 		t.Errorf("stored: %+v %v", s, err)
 	}
 	for _, h := range []struct{ name, value string }{
-		{"If-Match", "x"}, {"If-Match", `"x.y"`}, {"If-Match", `"a.99999999999999999999"`}, {"If-None-Match", "x"},
-		{"Idempotency-Key", strings.Repeat("k", 300)}, {"Causeway-Reason", strings.Repeat("r", 600)},
+		{"If-Match", "x"},
+		{"If-Match", `"x.y"`},
+		{"If-Match", `"a.99999999999999999999"`},
+		{"If-None-Match", "x"},
+		{"Idempotency-Key", strings.Repeat("k", 300)},
+		{"Causeway-Reason", strings.Repeat("r", 600)},
 	} {
 		if res := z.call(t, "PUT", timeouts+"x", good, h.name, h.value); res.status != http.StatusBadRequest || !strings.Contains(res.body, h.name) {
 			t.Errorf("%s %.40q: %s, want 400 that names the header", h.name, h.value, res)

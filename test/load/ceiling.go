@@ -27,7 +27,7 @@ func NewCeiling() *Ceiling { return &Ceiling{streams: map[chan raw]struct{}{}} }
 
 // ServerOptions are what a gRPC server needs to send ready bytes.
 func (c *Ceiling) ServerOptions() []grpc.ServerOption {
-	return []grpc.ServerOption{grpc.ForceServerCodecV2(newCodec()), grpc.SharedWriteBuffer(true), grpc.ReadBufferSize(0)}
+	return []grpc.ServerOption{grpc.ForceServerCodecV2(newCodec()), grpc.ReadBufferSize(0)}
 }
 
 // Register offers the ceiling on a gRPC server made with ServerOptions.

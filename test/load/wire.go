@@ -45,7 +45,7 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 // proxies need them.
 func DialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
-		grpc.WithReadBufferSize(0), grpc.WithWriteBufferSize(4 << 10), grpc.WithSharedWriteBuffer(true),
+		grpc.WithReadBufferSize(0), grpc.WithWriteBufferSize(4 << 10),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, Jitter: 0.5, MaxDelay: 200 * time.Millisecond},
 			MinConnectTimeout: 10 * time.Second,

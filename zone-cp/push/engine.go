@@ -34,9 +34,11 @@ type Facts interface {
 
 // Config of an Engine.
 type Config struct {
-	Zone     string
-	Catalog  *catalog.Catalog
-	Facts    Facts // nil: nothing is observed
+	Zone    string
+	Catalog *catalog.Catalog
+	Facts   Facts // nil: nothing is observed
+	// Expected says of a dataplane that has just appeared that facts about it will follow: until then it gets no traffic. Nil: never.
+	Expected func(resource.Meta) bool
 	Kinds    *resource.Kinds
 	Policies []policy.Policy
 	// AuditEvery is the interval of the background audit. Zero means 5 minutes.
@@ -279,6 +281,7 @@ func (s *state) apply(u catalog.Update) {
 			continue
 		}
 		if r, ok := u.Snapshot.Get(k); ok {
+			s.expect(r)
 			s.view.Put(r)
 		} else {
 			s.view.Remove(k)
@@ -287,6 +290,20 @@ func (s *state) apply(u catalog.Update) {
 	for _, k := range u.Derived {
 		data, _ := u.Snapshot.Derived(k.Type, k.Mesh, k.Name)
 		s.setStatus(k, data)
+	}
+}
+
+// expect keeps traffic away from a dataplane that has just appeared: it is registered before its proxy runs, and what is observed
+// of it comes on another way, which may be the slower one.
+func (s *state) expect(r resource.Resource) {
+	k := r.Key()
+	if k.Type != mesh.TypeDataplane || s.cfg.Expected == nil || !s.cfg.Expected(r.Meta) {
+		return
+	}
+	_, known := s.facts[k]
+	_, had := s.view.Resource(s.view.Graph.Untracked(), k)
+	if !known && !had {
+		s.observe(factsUpdate{changed: map[resource.Key]*view.Facts{k: {Down: true}}})
 	}
 }
 

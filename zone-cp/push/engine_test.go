@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +52,7 @@ func newZone(t *testing.T, audit time.Duration) *zone {
 	z := &zone{t: t, catalog: c, facts: make(fakeFacts), metrics: prometheus.NewRegistry()}
 	z.engine = New(Config{
 		Zone: "east", Catalog: c, Facts: z.facts, Kinds: c.Kinds(), Policies: policies.All,
+		Expected:   func(m resource.Meta) bool { return m.Label("observed") == "yes" },
 		AuditEvery: audit, Log: slog.New(slog.DiscardHandler), Registerer: z.metrics,
 	})
 	done := make(chan error, 2)
@@ -152,6 +154,28 @@ func TestTablesFollowTheMesh(t *testing.T) {
 	}
 	if _, _, err := z.engine.Inspect(t.Context(), dataplane("nobody")); err == nil {
 		t.Error("inspected a dataplane that does not exist")
+	}
+}
+
+func TestADataplaneThatAppearsGetsNoTrafficBeforeItsFacts(t *testing.T) {
+	z := newZone(t, 0)
+	z.put(dp("web-1") + "---" + service)
+	s := z.open("web-1")
+	until(t, s, "the cluster", func(tb *envoy.Table) bool { return tb.Get(envoy.Cluster, cluster) != nil })
+	observed := strings.Replace(dp("web-2"), "labels: {", "labels: {observed: \"yes\", ", 1)
+	endpoint := func() string { return s.Table().Get(envoy.Endpoint, cluster).Version }
+	alone := endpoint()
+	z.put(observed)
+	until(t, s, "the second endpoint", func(*envoy.Table) bool { return endpoint() != alone })
+	expected := endpoint()
+	z.facts <- map[resource.Key]*view.Facts{dataplane("web-2"): {}}
+	until(t, s, "the second endpoint ready", func(*envoy.Table) bool { return endpoint() != expected })
+	ready := endpoint()
+	z.put(strings.Replace(observed, "127.7.0.0", "127.8.0.0", 1)) // it appears only once
+	z.facts <- map[resource.Key]*view.Facts{dataplane("web-2"): {Down: true}}
+	until(t, s, "the second endpoint as it was expected", func(*envoy.Table) bool { return endpoint() == expected })
+	if ready == alone {
+		t.Error("the second endpoint is missing")
 	}
 }
 

@@ -15,7 +15,6 @@ type world struct {
 	badness  int // one fragment in so many is refused; 0: none
 	bad      map[string]bool
 	made     map[string]*envoy.Fragment
-	parts    map[string]bool // names that live in the proxy's own part
 }
 
 func (w *world) fragment(t *rapid.T, typ envoy.Type, name string, refs ...envoy.Ref) *envoy.Fragment {

@@ -138,7 +138,6 @@ type subscription struct {
 	changed  chan struct{}
 	acked    uint64
 	rejected []xds.Rejection
-	answers  int
 }
 
 func (s *subscription) Table() *envoy.Table {
@@ -292,7 +291,8 @@ func service(t testing.TB, i int, g generation) []*envoy.Fragment {
 				Action: &routev3.Route_Route{Route: &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: name}}},
 			}},
 		}}}, envoy.Ref{Type: envoy.Cluster, Name: name}),
-		fragment(t, envoy.Listener, name, &listenerv3.Listener{Name: name, Address: address(80), StatPrefix: strings.Repeat("l", 300+g.listener),
+		fragment(t, envoy.Listener, name, &listenerv3.Listener{
+			Name: name, Address: address(80), StatPrefix: strings.Repeat("l", 300+g.listener),
 			FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
 				Name: "http", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: packed(t, &hcmv3.HttpConnectionManager{
 					StatPrefix: name, RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{ConfigSource: ads(), RouteConfigName: name}},

@@ -18,6 +18,9 @@ type observed struct {
 	streams *streams
 }
 
+// byAgent says that a Dataplane was registered by its agent, of which the registry knows.
+func byAgent(m resource.Meta) bool { return m.Label(resource.LabelManagedBy) == "dataplane-agent" }
+
 // Next implements push.Facts.
 func (o observed) Next(ctx context.Context) (map[resource.Key]*view.Facts, bool, error) {
 	u, err := o.feed.Next(ctx)

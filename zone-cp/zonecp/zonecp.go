@@ -235,7 +235,7 @@ func (z *Zone) assemble(ctx context.Context) error {
 	*z.observed = insights{z.agents.Registry(), z.instance, z.streams}
 	z.shown.registry = z.agents.Registry()
 	z.engine = push.New(push.Config{
-		Zone: z.cfg.Zone, Catalog: z.catalog, Facts: observed{z.agents.Registry().Subscribe(), z.streams},
+		Zone: z.cfg.Zone, Catalog: z.catalog, Facts: observed{z.agents.Registry().Subscribe(), z.streams}, Expected: byAgent,
 		Kinds: z.catalog.Kinds(), Policies: policies.All, Log: z.log, Registerer: z.registry,
 	})
 	z.derive = derive.New(derive.Config{
@@ -355,7 +355,9 @@ func serveHTTP(ctx context.Context, srv *http.Server, serve func() error) error 
 	if err != nil {
 		err = srv.Close() // slow requests are cut
 	}
-	_ = <-failed // it says that the server was shut down
+	if ended := <-failed; !errors.Is(ended, http.ErrServerClosed) {
+		err = errors.Join(err, ended)
+	}
 	return err
 }
 
@@ -369,8 +371,7 @@ func (z *Zone) serveAgents(ctx context.Context) error {
 	case err := <-failed:
 		return fmt.Errorf("serve agents: %w", err)
 	case <-ctx.Done():
-		srv.Stop()   // agents reconnect; there is nothing to finish
-		_ = <-failed // it says that the server was stopped
-		return nil
+		srv.Stop() // agents reconnect; there is nothing to finish
+		return <-failed
 	}
 }
