@@ -12,7 +12,7 @@ import (
 
 // testPlain is the thinnest path: a request from a workload through its own and the other's Envoy, per protocol.
 func testPlain(t *testing.T, m *testmesh.Mesh) {
-	listed := mesh.Outbound{Port: freePort(t), Address: loopbackIP, BackendRef: &mesh.BackendRef{Kind: mesh.TypeMeshService, Name: "backend", Port: testmesh.Port()}}
+	listed := mesh.Outbound{Port: freePort(t), Address: loopbackIP, BackendRef: &mesh.BackendRef{Kind: mesh.TypeMeshService, Name: "backend", Port: m.Port}}
 	web := m.Workloads(t,
 		testmesh.Workload{Name: "web-1", Block: "127.251.0.0/16", Outbound: []mesh.Outbound{listed}}, testmesh.Workload{Name: "backend-1"},
 		testmesh.Workload{Name: "modern-1", Protocol: mesh.HTTP2}, testmesh.Workload{Name: "store-1", Protocol: mesh.TCP},

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -70,9 +69,6 @@ type running interface {
 	done() <-chan struct{}
 	err() error // after done
 }
-
-// port is where every workload of this process takes traffic. Addresses differ; the port only keeps apart from other processes.
-var port = sync.OnceValue(func() uint32 { return 10000 + rand.Uint32N(20000) })
 
 // Workload starts a workload and waits until its proxy is ready.
 func (m *Mesh) Workload(t testing.TB, w Workload) *Instance {
@@ -179,7 +175,7 @@ func (i *Instance) dataplane(t testing.TB) []byte {
 		"networking": mesh.Networking{
 			Address: i.Host, OutboundBlock: i.Block, Outbound: i.Outbound,
 			Inbound: []mesh.Inbound{{
-				Port: port(), ServicePort: uint32(i.App.Port()), Name: "main", Protocol: i.Protocol, ServiceProbe: i.Probe,
+				Port: i.mesh.Port, ServicePort: uint32(i.App.Port()), Name: "main", Protocol: i.Protocol, ServiceProbe: i.Probe,
 			}},
 		},
 	})
@@ -374,8 +370,5 @@ func (i *Instance) resolve(t testing.TB, service string) (string, error) {
 	return netip.AddrPortFrom(at, uint16(s.Spec.Ports[0].Port)).String(), nil
 }
 
-// Port is where the sidecar of every workload takes traffic for it, and with it the port of generated services.
-func Port() uint32 { return port() }
-
 // Direct is where the sidecar of the workload takes traffic for it.
-func (i *Instance) Direct() string { return net.JoinHostPort(i.Host, strconv.Itoa(int(port()))) }
+func (i *Instance) Direct() string { return net.JoinHostPort(i.Host, strconv.Itoa(int(i.mesh.Port))) }

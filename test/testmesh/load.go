@@ -17,9 +17,10 @@ const workers = 4
 
 // A Load is a constant stream of requests of one workload to one service.
 type Load struct {
-	zone *Zone
-	stop context.CancelFunc
-	done sync.WaitGroup
+	zone  *Zone
+	stop  context.CancelFunc
+	done  sync.WaitGroup
+	fresh bool
 
 	mu     sync.Mutex
 	report Report
@@ -29,7 +30,7 @@ type Load struct {
 type Report struct {
 	Sent        int
 	Failures    map[string]int // by kind
-	First       []string       // failures, with when they happened
+	First       []string       // failures and lost connections, with when they happened
 	By          map[string]int // who answered
 	Connections int            // that were opened to the own sidecar
 	Longest     time.Duration
@@ -73,7 +74,7 @@ func (m *Mesh) Load(t testing.TB, from *Instance, r Request, perSecond int) *Loa
 	t.Helper()
 	address := from.Address(t, r.Service)
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	l := &Load{zone: m.Zone, stop: stop, report: Report{Failures: map[string]int{}, By: map[string]int{}}}
+	l := &Load{zone: m.Zone, stop: stop, fresh: r.Fresh, report: Report{Failures: map[string]int{}, By: map[string]int{}}}
 	for range workers {
 		l.done.Add(1)
 		go l.run(ctx, r, address, time.Second*workers/time.Duration(perSecond))
@@ -110,6 +111,9 @@ func (l *Load) note(r Response, err error) {
 	l.report.Longest = max(l.report.Longest, r.Took)
 	if !r.Reused {
 		l.report.Connections++
+		if l.report.Connections > workers && err == nil && !l.fresh {
+			l.remember("another connection", r)
+		}
 	}
 	if r.Answer.Instance != "" {
 		l.report.By[r.Answer.Instance]++
@@ -126,8 +130,12 @@ func (l *Load) note(r Response, err error) {
 		return
 	}
 	l.report.Failures[clip(failure)]++
+	l.remember(clip(failure), r)
+}
+
+func (l *Load) remember(what string, r Response) {
 	if len(l.report.First) < 5 {
-		l.report.First = append(l.report.First, fmt.Sprintf("%s at %s", clip(failure), time.Now().Format("05.000")))
+		l.report.First = append(l.report.First, fmt.Sprintf("%s at %s, sent %s before", what, time.Now().Format("05.000"), r.Took.Round(time.Millisecond)))
 	}
 }
 

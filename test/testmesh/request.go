@@ -100,14 +100,16 @@ func (r Request) send(ctx context.Context, c *http.Client, address string) (Resp
 	start := time.Now()
 	resp, err := c.Do(req)
 	if err != nil {
+		out.Took = time.Since(start)
 		return out, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	out.Took = time.Since(start)
 	if err != nil {
 		return out, fmt.Errorf("read the body of a %d: %w", resp.StatusCode, err)
 	}
-	out.Status, out.Header, out.Body, out.Took = resp.StatusCode, resp.Header, string(body), time.Since(start)
+	out.Status, out.Header, out.Body = resp.StatusCode, resp.Header, string(body)
 	if strings.HasPrefix(out.Body, "{") {
 		_ = json.Unmarshal(body, &out.Answer) // not every answer is the server's
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -36,7 +37,10 @@ type Options struct {
 
 // A Zone is a zone control plane in this process. Its address stays the same over restarts.
 type Zone struct {
-	Name   string
+	Name string
+	// Port is where sidecars of this zone take traffic for their workloads, and so that of generated services. Workloads differ
+	// in their addresses; the port keeps apart from other zones of this host, whose agents may choose the same loopback blocks.
+	Port   uint32
 	dir    string
 	envoy  string // path of the binary
 	opts   Options
@@ -74,7 +78,7 @@ func Start(t testing.TB, o Options) *Mesh {
 	if o.Store == "" {
 		o.Store = backend.Memory
 	}
-	z := &Zone{Name: o.Zone, dir: shortDir(t), envoy: binary(t), opts: o, logs: newJournal()}
+	z := &Zone{Name: o.Zone, Port: 10000 + mathrand.Uint32N(20000), dir: shortDir(t), envoy: binary(t), opts: o, logs: newJournal()}
 	z.at = addresses{"127.0.0.1:0", "127.0.0.1:0"}
 	z.Start(t)
 	t.Cleanup(func() {
