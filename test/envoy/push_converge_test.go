@@ -19,12 +19,12 @@ type storm struct {
 	market   *market
 	universe []service
 	present  []bool
-	fixed    int // the first few always exist
-	bad      bool
+	fixed    int                 // the first few always exist
+	bad      map[envoy.Type]bool // types of which some are such that Envoy refuses them
 }
 
 func newStorm(t testing.TB, seed uint64, m *market, n, fixed int) *storm {
-	w := &storm{Rand: rand.New(rand.NewPCG(seed, 1)), market: m, universe: m.services(t, n), present: make([]bool, n), fixed: fixed}
+	w := &storm{Rand: rand.New(rand.NewPCG(seed, 1)), market: m, universe: m.services(t, n), present: make([]bool, n), fixed: fixed, bad: map[envoy.Type]bool{}}
 	for i := range w.universe {
 		w.universe[i].bad = map[envoy.Type]bool{}
 		w.present[i] = i < fixed
@@ -52,7 +52,7 @@ func (w *storm) blow(t testing.TB) *envoy.Table {
 			s.to = w.universe[w.IntN(len(w.universe))].name
 		default:
 			s.at[typ] = 1 + w.IntN(len(w.market.pools)-1)
-			s.bad[typ] = w.bad && w.IntN(3) == 0
+			s.bad[typ] = w.bad[typ] && w.IntN(3) == 0
 		}
 	}
 	return w.market.table(t, w.services()...)
@@ -132,14 +132,16 @@ func TestPushConverges(t *testing.T) {
 		tables  int
 		pause   time.Duration // the longest between two tables
 		trouble int           // every so many tables the stream is cut
-		bad     bool          // some resources are such that Envoy refuses them, until the last table
+		bad     []envoy.Type  // some of these are such that Envoy refuses them, until the last table
 	}{
-		{"in a rush", 400, 0, 0, false},
-		{"quickly", 300, 4 * time.Millisecond, 0, false},
-		{"at a pace", 150, 12 * time.Millisecond, 0, false},
-		{"with streams cut", 150, 8 * time.Millisecond, 9, false},
-		{"with bad resources", 100, 15 * time.Millisecond, 0, true},
-		{"with bad resources and streams cut", 100, 15 * time.Millisecond, 7, true},
+		{"in a rush", 400, 0, 0, nil},
+		{"quickly", 300, 4 * time.Millisecond, 0, nil},
+		{"at a pace", 150, 12 * time.Millisecond, 0, nil},
+		{"with streams cut", 150, 8 * time.Millisecond, 9, nil},
+		{"with bad resources", 100, 15 * time.Millisecond, 0, []envoy.Type{envoy.Cluster, envoy.Endpoint, envoy.Listener, envoy.Route, envoy.Extension}},
+		// Without bad endpoints: those that come together with a change of their cluster, right behind a reconnect, can't be told
+		// from good ones before the cluster warms, and what it had is not known.
+		{"with bad resources and streams cut", 100, 15 * time.Millisecond, 7, []envoy.Type{envoy.Cluster, envoy.Listener, envoy.Route, envoy.Extension}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -158,7 +160,9 @@ func TestPushConverges(t *testing.T) {
 				return nil, true
 			})
 			flow := startTraffic(t, 1, w.universe[:w.fixed]...)
-			w.bad = c.bad
+			for _, typ := range c.bad {
+				w.bad[typ] = true
+			}
 			for i := range c.tables {
 				table = w.blow(t)
 				s.set(table)
@@ -169,7 +173,7 @@ func TestPushConverges(t *testing.T) {
 					z.cut()
 				}
 			}
-			if c.bad {
+			if len(c.bad) > 0 {
 				table = w.clear(t)
 			}
 			s.set(table)
@@ -187,7 +191,7 @@ func TestPushConverges(t *testing.T) {
 					t.Errorf("%s does not exist, and something listens for it", x.name)
 				}
 			}
-			if got := s.refusals(); len(got) > 0 != c.bad {
+			if got := s.refusals(); len(got) > 0 != (len(c.bad) > 0) {
 				t.Errorf("refusals: %q", got)
 			}
 			if _, rejected := s.state(); len(rejected) > 0 {
