@@ -65,7 +65,7 @@ func (s *Session) single(l *load) {
 // safe keeps what Envoy is known to take, if there is any: when a response with endpoints is refused, clusters that warm come out
 // of it without, so that those must not depend on what has never been tried.
 func (s *Session) safe(c *channel, l *load) {
-	if len(c.await) == 0 {
+	if len(c.await)+len(c.resend) == 0 {
 		return
 	}
 	known := func(f *envoy.Fragment) bool { return c.holds(f.Name).version == f.Version || s.ward.proven(f) }
