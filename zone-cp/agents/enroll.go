@@ -301,11 +301,25 @@ func (s *Service) allowed(snapshot *catalog.Snapshot, g identity.Grant, wanted r
 func (s *Service) register(ctx context.Context, snapshot *catalog.Snapshot, wanted resource.Resource) error {
 	key := wanted.Key()
 	stored, exists := snapshot.Get(key)
+	// What is known of its readiness comes first: a proxy that nothing is known of counts as declared, and this one's Envoy
+	// does not listen yet.
+	fresh := s.registry.session(key) == nil
+	if fresh {
+		now := s.cfg.Now()
+		s.registry.update(key, func(f *Facts) {
+			if f.LastSeen.IsZero() {
+				f.LastSeen = now
+			}
+		})
+	}
 	if !exists || !maps.Equal(stored.Labels, wanted.Labels) || string(stored.Raw) != string(wanted.Raw) {
 		_, err := s.cfg.Catalog.Commit(ctx, catalog.Batch{
 			Author: author, Reason: "registration of " + key.String(),
 			Puts: []catalog.Put{{Resource: wanted, Expect: int64(stored.Version)}},
 		})
+		if err != nil && !exists {
+			s.registry.forget(key)
+		}
 		if errors.Is(err, store.ErrConflict) {
 			return refuse(codes.Aborted, "%s was changed at the same moment; try again", key)
 		}
@@ -314,14 +328,8 @@ func (s *Service) register(ctx context.Context, snapshot *catalog.Snapshot, want
 		}
 		s.cfg.Log.Info("dataplane registered", "mesh", key.Mesh, "dataplane", key.Name, "new", !exists)
 	}
-	if s.registry.session(key) == nil {
-		now := s.cfg.Now()
-		s.registry.update(key, func(f *Facts) {
-			if f.LastSeen.IsZero() {
-				f.LastSeen = now
-			}
-		})
-		s.due.set(deadline{key, deregister, now.Add(s.cfg.ForgetAfter)})
+	if fresh {
+		s.due.set(deadline{key, deregister, s.cfg.Now().Add(s.cfg.ForgetAfter)})
 	}
 	return nil
 }
