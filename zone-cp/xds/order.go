@@ -27,17 +27,17 @@ func (s *Session) load(c *channel, p *plan) load {
 	} else if c.typ == envoy.Endpoint || !s.channels[envoy.Listener].asked {
 		l.removed = p.missing
 	}
+	if c.typ == envoy.Endpoint {
+		s.safe(c, &l)
+	}
 	if len(c.groups) > 0 {
 		if len(l.removed) > 0 {
 			return load{removed: l.removed} // alone, so that it is under no suspicion
 		}
 		c.apart(&l)
 	}
-	switch c.typ {
-	case envoy.Extension:
+	if c.typ == envoy.Extension {
 		s.single(&l)
-	case envoy.Endpoint:
-		s.safe(c, &l)
 	}
 	l.cut(s.limits.Response)
 	l.complete = !p.more && len(l.shared)+len(l.own) == len(p.shared)+len(p.own) && len(l.removed) == len(p.removed)+len(p.missing)
@@ -63,7 +63,7 @@ func (s *Session) single(l *load) {
 }
 
 // safe keeps what Envoy is known to take, if there is any: when a response with endpoints is refused, clusters that warm come out
-// of it without, so that those must not depend on what has never been tried.
+// of it without, so that those must not depend on what has never been tried, in the same response or in one before theirs.
 func (s *Session) safe(c *channel, l *load) {
 	if len(c.await)+len(c.resend) == 0 {
 		return
