@@ -238,10 +238,7 @@ func fleetProcess(spec string) {
 
 // A proxy costs the zone less than 100 KiB, transport included.
 func TestMemoryOfAProxy(t *testing.T) {
-	n := 1000
-	if testing.Short() {
-		n = 300
-	}
+	n := 300
 	const services = 100
 	m := newMarket(t, services)
 	z := newZone(t, m.table())

@@ -22,7 +22,7 @@ import (
 )
 
 func TestThousandProxiesComeBackAndGetNothingTwice(t *testing.T) {
-	n := 1000
+	n := crowd
 	if testing.Short() {
 		n = 100
 	}
