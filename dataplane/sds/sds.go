@@ -46,6 +46,7 @@ type Server struct {
 	cache   *cache.LinearCache
 	changed chan struct{} // holds a token when the status changed
 	reverts chan string   // names of secrets whose last good version has to be sent again
+	retries chan struct{} // holds a token when a doubted version may be offered again
 
 	mu      sync.Mutex
 	current map[string]version // by secret name: what is served
@@ -53,6 +54,13 @@ type Server struct {
 	labels  map[string]version // by name and xDS version: what was served
 	sent    map[sentKey][]version
 	refused string
+	// bad holds the versions that Envoy refused, by name. Offered once more on another stream it acknowledges them without
+	// using them, so their acknowledgement means nothing.
+	bad map[string]string
+	// doubted holds versions that were refused while another secret was unproven: Envoy may have blamed the wrong one,
+	// so each is offered once more, alone.
+	doubted map[string]version
+	retried map[string]string
 }
 
 // A version is one value of a secret: how xDS and how the zone call it.
@@ -73,7 +81,8 @@ func New(log *slog.Logger) *Server {
 	return &Server{
 		log: log, cache: cache.NewLinearCache(resourcev3.SecretType),
 		changed: make(chan struct{}, 1), reverts: make(chan string, 8),
-		current: map[string]version{}, good: map[string]version{}, labels: map[string]version{}, sent: map[sentKey][]version{},
+		current: map[string]version{}, good: map[string]version{}, labels: map[string]version{}, sent: map[sentKey][]version{}, bad: map[string]string{},
+		doubted: map[string]version{}, retried: map[string]string{}, retries: make(chan struct{}, 1),
 	}
 }
 
@@ -122,10 +131,44 @@ func (s *Server) Run(ctx context.Context) error {
 				s.publish(good)
 			}
 			s.mu.Unlock()
+		case <-s.retries:
+			s.mu.Lock()
+			s.retry()
+			s.mu.Unlock()
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// retry offers one doubted version again, once everything else is proven.
+func (s *Server) retry() {
+	for _, name := range []string{envoy.IdentitySecret, envoy.TrustSecret} {
+		v, ok := s.doubted[name]
+		if !ok || s.othersUnproven(name) {
+			continue
+		}
+		delete(s.doubted, name)
+		if s.current[name].xds != s.good[name].xds {
+			continue // something newer is on its way
+		}
+		delete(s.bad, name)
+		s.retried[name] = v.xds
+		s.current[name] = v
+		s.remember(v)
+		s.publish(v)
+		return
+	}
+}
+
+// othersUnproven says that another secret is served that Envoy has not accepted.
+func (s *Server) othersUnproven(name string) bool {
+	for other, v := range s.current {
+		if other != name && s.good[other].xds != v.xds {
+			return true
+		}
+	}
+	return false
 }
 
 // SetIdentity serves a key with its certificate chain (DER, leaf first). It refuses what Envoy would refuse.
@@ -272,13 +315,28 @@ func (s *Server) request(stream int64, in *discoveryv3.DeltaDiscoveryRequest) {
 }
 
 func (s *Server) accept(v version) {
+	if s.bad[v.name] == v.xds {
+		return
+	}
 	s.good[v.name], s.refused = v, ""
+	if len(s.doubted) > 0 {
+		select {
+		case s.retries <- struct{}{}:
+		default:
+		}
+	}
 	s.tell()
 }
 
 func (s *Server) refuse(v version, text string) {
 	s.log.Error("envoy refused a secret; the last good one is sent again", "secret", v.name, "version", v.label, "reason", text)
 	s.refused = v.name + ": " + text
+	if s.good[v.name].xds != v.xds {
+		s.bad[v.name] = v.xds
+		if s.othersUnproven(v.name) && s.retried[v.name] != v.xds {
+			s.doubted[v.name] = v
+		}
+	}
 	select {
 	case s.reverts <- v.name:
 	default: // a revert of this secret or a newer one is under way

@@ -107,8 +107,9 @@ func TestRejectionOfSecretAtUpdate(t *testing.T) {
 
 	guests := startGuests(t, d, friend)
 	second := s.renew(t, east)
-	s.trust(t, "damaged", append(doubled("west", west), sds.Bundle{Domain: "east", PEM: string(east.pem)})...)
 	s.untilSerial(t, d, friend, second)
+	s.untilSecrets(t, second, "first")
+	s.trust(t, "damaged", append(doubled("west", west), sds.Bundle{Domain: "east", PEM: string(east.pem)})...)
 	s.untilRefused(t, "trust", "damaged")
 	s.untilSecrets(t, second, "first")
 	refusesAll(t, d, map[string]*tls.Certificate{"a stranger": &stranger, "nobody": nil})
