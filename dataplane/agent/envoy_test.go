@@ -91,20 +91,22 @@ func inbound(t *testing.T, port, workload int) ([]*clusterv3.Cluster, []*listene
 			}},
 		},
 	}
-	return []*clusterv3.Cluster{{
-			Name: "app", ConnectTimeout: durationpb.New(time.Second), ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
-			LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: "app", Endpoints: []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{{
-				HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address(workload)}},
-			}}}}},
-		}}, []*listenerv3.Listener{{
-			Name: "in", Address: address(port), EnableReusePort: wrapperspb.Bool(false),
-			FilterChains: []*listenerv3.FilterChain{{
-				TransportSocket: &corev3.TransportSocket{Name: "tls", ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: packed(t, tlsContext)}},
-				Filters: []*listenerv3.Filter{{Name: "tcp", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: packed(t, &tcpproxyv3.TcpProxy{
-					StatPrefix: "in", ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: "app"},
-				})}}},
-			}},
-		}}
+	clusters := []*clusterv3.Cluster{{
+		Name: "app", ConnectTimeout: durationpb.New(time.Second), ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: "app", Endpoints: []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{{
+			HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address(workload)}},
+		}}}}},
+	}}
+	listeners := []*listenerv3.Listener{{
+		Name: "in", Address: address(port), EnableReusePort: wrapperspb.Bool(false),
+		FilterChains: []*listenerv3.FilterChain{{
+			TransportSocket: &corev3.TransportSocket{Name: "tls", ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: packed(t, tlsContext)}},
+			Filters: []*listenerv3.Filter{{Name: "tcp", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: packed(t, &tcpproxyv3.TcpProxy{
+				StatPrefix: "in", ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: "app"},
+			})}}},
+		}},
+	}}
+	return clusters, listeners
 }
 
 func freePort(t *testing.T) int {
