@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -47,7 +48,7 @@ func CheckPercent(at resource.Path, p *Decimal) resource.Problems {
 func (b BackendRef) Check(at resource.Path) resource.Problems {
 	var ps resource.Problems
 	kinds := []string{TargetService, TargetExternal, TargetMultiZone}
-	if !contains(kinds, b.Kind) {
+	if !slices.Contains(kinds, b.Kind) {
 		ps.Add(at.Field("kind"), "must be one of %s", strings.Join(kinds, ", "))
 	}
 	if len(b.Labels) == 0 {

@@ -349,7 +349,7 @@ func (k Kind[C]) checkTo(at resource.Path, t TargetRef) resource.Problems {
 	if len(k.ToKinds) == 0 {
 		return ps
 	}
-	if !contains(k.ToKinds, t.KindOrMesh()) || t.Kind == "" {
+	if !slices.Contains(k.ToKinds, t.KindOrMesh()) || t.Kind == "" {
 		ps.Add(at.Field("kind"), "must be one of %s", strings.Join(k.ToKinds, ", "))
 		return ps
 	}

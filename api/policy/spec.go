@@ -5,7 +5,6 @@ package policy
 
 import (
 	"encoding/json"
-	"slices"
 
 	"github.com/causeway-mesh/causeway/api/resource"
 )
@@ -190,5 +189,3 @@ func parts(r resource.Resource, wholeItem bool) (Parts, error) {
 	p.Rules, err = read(raw.Rules)
 	return p, err
 }
-
-func contains(list []string, s string) bool { return slices.Contains(list, s) }

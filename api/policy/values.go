@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 )
 
@@ -17,21 +18,10 @@ import (
 type Duration struct{ time.Duration }
 
 // MarshalJSON writes the duration as users do.
-func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(d.String()) }
+func (d Duration) MarshalJSON() ([]byte, error) { return mesh.Duration(d).MarshalJSON() }
 
 // UnmarshalJSON reads a Go duration string.
-func (d *Duration) UnmarshalJSON(b []byte) error {
-	var s string
-	if err := json.Unmarshal(b, &s); err != nil {
-		return fmt.Errorf("must be a duration such as \"5s\" or \"1h30m\"")
-	}
-	v, err := time.ParseDuration(s)
-	if err != nil {
-		return fmt.Errorf("%s is not a duration such as \"5s\" or \"1h30m\"", resource.Quote(s))
-	}
-	d.Duration = v
-	return nil
-}
+func (d *Duration) UnmarshalJSON(b []byte) error { return (*mesh.Duration)(d).UnmarshalJSON(b) }
 
 // Proto is d as Envoy wants it, nil for nil.
 func (d *Duration) Proto() *durationpb.Duration {
