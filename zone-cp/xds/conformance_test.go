@@ -86,6 +86,7 @@ func drawScript(r *rapid.T) []step {
 		case 3:
 			steps = append(steps, step{reconnect: true})
 			for t := range asked { // what it asks for after is all it asked for before
+				asked[t] = asked[t] && (wildcard[t] || len(wants[t]) > 0)
 				if asked[t] && wildcard[t] && len(wants[t]) > 0 {
 					wants[t]["*"] = true
 				}
@@ -220,6 +221,9 @@ func play(t *testing.T, steps []step) string {
 				p.set(i, s.table)
 			}
 		case s.reconnect:
+			for i := range wants { // to ask for no name at all would be to ask for everything
+				wants[i].asked = wants[i].asked && (wants[i].wildcard || len(wants[i].names) > 0)
+			}
 			for _, p := range peers {
 				p.restart()
 				for _, typ := range served {
