@@ -141,7 +141,7 @@ func TestDiskFull(t *testing.T) {
 		t.Skipf("no small file system to fill: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
+		if err := unmount(dir); err != nil {
 			t.Errorf("unmount: %v", err)
 		}
 	})
