@@ -35,17 +35,20 @@ type Status struct {
 	VIPs       []string
 	TLSReady   bool
 	Identities []string // sorted SPIFFE IDs
+	// Unavailable says that no endpoint of the service is ready.
+	Unavailable bool
 }
 
 // Equal compares statuses.
 func (s Status) Equal(o Status) bool {
-	return s.TLSReady == o.TLSReady && slices.Equal(s.VIPs, o.VIPs) && slices.Equal(s.Identities, o.Identities)
+	return s.TLSReady == o.TLSReady && s.Unavailable == o.Unavailable && slices.Equal(s.VIPs, o.VIPs) && slices.Equal(s.Identities, o.Identities)
 }
 
 // A View has one owner, as its graph has.
 type View struct {
 	Graph    *memo.Graph
 	zone     string
+	settings Settings
 	kinds    *resource.Kinds
 	policies []policy.Policy
 	byName   map[string]policy.Policy
@@ -54,7 +57,10 @@ type View struct {
 	members   *memo.Input[listKey, *members]
 	postings  map[listKey]*members
 	facts     *memo.Input[resource.Key, Facts]
-	statuses  *memo.Input[resource.Key, Status]
+	statuses  *memo.Input[resource.Key, Status] // without Unavailable, which changes more often than the rest
+	idle      *memo.Input[resource.Key, bool]   // the services that are unavailable
+	remotes   *memo.Input[resource.Key, Remote]
+	gateways  *memo.Input[resource.Key, Gateway]
 
 	heads        *memo.Func[typeKey, []head]
 	destinations *memo.Func[string, []Destination]
@@ -85,6 +91,9 @@ func New(zone string, kinds *resource.Kinds, policies []policy.Policy) *View {
 		postings:  map[listKey]*members{},
 		facts:     memo.NewInput[resource.Key](g, Facts.Equal),
 		statuses:  memo.NewInput[resource.Key](g, Status.Equal),
+		idle:      memo.NewInput[resource.Key](g, func(a, b bool) bool { return a == b }),
+		remotes:   memo.NewInput[resource.Key](g, Remote.Equal),
+		gateways:  memo.NewInput[resource.Key](g, func(a, b Gateway) bool { return a == b }),
 	}
 	for _, p := range policies {
 		v.byName[p.Resource().Name] = p
@@ -164,6 +173,12 @@ func (v *View) SetFacts(k resource.Key, f *Facts) {
 
 // SetStatus replaces what is derived for a destination; the zero status takes it away.
 func (v *View) SetStatus(k resource.Key, s Status) {
+	if s.Unavailable {
+		v.idle.Set(k, true)
+	} else {
+		v.idle.Delete(k)
+	}
+	s.Unavailable = false
 	if s.Equal(Status{}) {
 		v.statuses.Delete(k)
 		return
@@ -212,7 +227,7 @@ func (v *View) FactsOf(r *memo.Reader, k resource.Key) Facts {
 	return f
 }
 
-// StatusOf reads what is derived for a destination.
+// StatusOf reads what is derived for a destination, apart from whether it is available.
 func (v *View) StatusOf(r *memo.Reader, k resource.Key) Status {
 	s, _ := v.statuses.Get(r, k)
 	return s
@@ -275,6 +290,11 @@ func (v *View) Resources() []resource.Resource {
 func (v *View) Statuses() map[resource.Key]Status {
 	out := map[resource.Key]Status{}
 	for k, s := range v.statuses.All() {
+		out[k] = s
+	}
+	for k := range v.idle.All() {
+		s := out[k]
+		s.Unavailable = true
 		out[k] = s
 	}
 	return out

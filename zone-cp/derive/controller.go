@@ -184,6 +184,9 @@ func (c *Controller) take(u catalog.Update) bool {
 		changed = c.refresh(u.Snapshot, k) || changed
 	}
 	for _, d := range u.Derived {
+		if d.Type == ownerType {
+			changed = c.refreshOwner(u.Snapshot, d) || changed
+		}
 		if typ, ok := statusTypeOf(d.Type); ok {
 			changed = c.refreshStatus(u.Snapshot, resource.Key{Type: typ, Mesh: d.Mesh, Name: d.Name}) || changed
 		}
@@ -197,6 +200,7 @@ func (c *Controller) read(s *catalog.Snapshot) {
 	c.in = Inputs{
 		Zone: c.cfg.Zone, Env: c.cfg.Env, Grace: c.cfg.Grace, Facts: facts,
 		Resources: map[resource.Key]resource.Resource{}, Statuses: map[resource.Key]any{}, Aside: asideOf(s),
+		Owners: map[resource.Key]mesh.MeshServiceStatus{},
 	}
 	clear(c.failed)
 	for _, typ := range Reads {
@@ -211,6 +215,30 @@ func (c *Controller) read(s *catalog.Snapshot) {
 			return true
 		})
 	}
+	s.EachDerived(ownerType, "", func(d catalog.DerivedKey, _ []byte) bool {
+		c.refreshOwner(s, d)
+		return true
+	})
+}
+
+// ownerType is the type of the records that hold what other zones say of their MeshServices, by mesh and name.
+const ownerType = "owner/" + mesh.TypeMeshService
+
+func (c *Controller) refreshOwner(s *catalog.Snapshot, d catalog.DerivedKey) bool {
+	k := resource.Key{Type: mesh.TypeMeshService, Mesh: d.Mesh, Name: d.Name}
+	old, had := c.in.Owners[k]
+	data, ok := s.Derived(d.Type, d.Mesh, d.Name)
+	if !ok {
+		delete(c.in.Owners, k)
+		return had
+	}
+	var now mesh.MeshServiceStatus
+	if err := json.Unmarshal(data, &now); err != nil {
+		c.cfg.Log.Error("what another zone says of its service cannot be read; what it said before stays", "mesh", k.Mesh, "name", k.Name, "err", err)
+		return false
+	}
+	c.in.Owners[k] = now
+	return !had || !reflect.DeepEqual(old, now)
 }
 
 func asideOf(s *catalog.Snapshot) map[resource.Key]bool {

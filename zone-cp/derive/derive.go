@@ -43,6 +43,8 @@ type Inputs struct {
 	Resources map[resource.Key]resource.Resource
 	// Statuses as recorded, by the resource they belong to: pointers to the status types of package mesh.
 	Statuses map[resource.Key]any
+	// Owners holds what other zones say of their MeshServices: state, identities and TLS readiness.
+	Owners map[resource.Key]mesh.MeshServiceStatus
 	// Aside holds the resources that exist but cannot be read now. What is recorded for them stays.
 	Aside map[resource.Key]bool
 	// Facts about dataplanes; missing ones are unknown.

@@ -125,7 +125,13 @@ func (r *run) serviceStatus(s resource.Resource, ids identities) *mesh.MeshServi
 		st.Conditions, st.UnusedSince = g.Conditions, g.UnusedSince
 	}
 	spec, ok := s.Spec.(*mesh.MeshService)
-	if !ok || !r.local(s.Meta) {
+	if !r.local(s.Meta) {
+		if said, ok := r.Owners[s.Key()]; ok { // otherwise what was said last stays
+			st.State, st.Identities, st.TLS = said.State, said.Identities, said.TLS
+		}
+		return st
+	}
+	if !ok {
 		return st
 	}
 	members := r.proxies.selected(s.Mesh, spec.Selector)

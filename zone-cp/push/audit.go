@@ -16,6 +16,8 @@ type audit struct {
 	resources []resource.Resource
 	facts     map[resource.Key]view.Facts
 	statuses  map[resource.Key]view.Status
+	remotes   map[resource.Key]view.Remote
+	gateways  map[resource.Key]view.Gateway
 	want      map[resource.Key]envoy.ProxyConfig
 }
 
@@ -32,6 +34,7 @@ func (s *state) prepareAudit() audit {
 	a := audit{
 		cfg: s.cfg, sequence: s.sequence, resources: s.view.Resources(),
 		facts: maps.Clone(s.facts), statuses: s.view.Statuses(), want: map[resource.Key]envoy.ProxyConfig{},
+		remotes: maps.Clone(s.remotes), gateways: maps.Clone(s.gateways),
 	}
 	for k, p := range s.proxies {
 		a.want[k] = p.last
@@ -42,7 +45,7 @@ func (s *state) prepareAudit() audit {
 // run computes outside the loop.
 func (a audit) run() auditResult {
 	start := time.Now()
-	v := view.New(a.cfg.Zone, a.cfg.Kinds, a.cfg.Policies)
+	v := newView(a.cfg)
 	for _, r := range a.resources {
 		v.Put(r)
 	}
@@ -51,6 +54,12 @@ func (a audit) run() auditResult {
 	}
 	for k, st := range a.statuses {
 		v.SetStatus(k, st)
+	}
+	for k, m := range a.remotes {
+		v.SetRemote(k, &m)
+	}
+	for k, g := range a.gateways {
+		v.SetGateway(k, &g)
 	}
 	c := envoy.NewCompiler(v)
 	res := auditResult{sequence: a.sequence, proxies: len(a.want)}
@@ -98,6 +107,12 @@ func (s *state) rebuild() {
 	}
 	for k, st := range s.view.Statuses() {
 		fresh.view.SetStatus(k, st)
+	}
+	for k, m := range s.remotes {
+		fresh.view.SetRemote(k, &m)
+	}
+	for k, g := range s.gateways {
+		fresh.view.SetGateway(k, &g)
 	}
 	s.view, s.compiler = fresh.view, fresh.compiler
 	for k, p := range s.proxies {

@@ -32,11 +32,29 @@ type Facts interface {
 	Next(ctx context.Context) (changed map[resource.Key]*view.Facts, all bool, err error)
 }
 
+// Remote yields what is known of other zones. Next waits for a change.
+type Remote interface {
+	Next(ctx context.Context) (RemoteUpdate, error)
+}
+
+// A RemoteUpdate is what has become known of other zones: of services, and of ingresses by the key of their MeshZoneAddress.
+// A nil value takes away what was known; when All is set, so does not being listed.
+type RemoteUpdate struct {
+	Services map[resource.Key]*view.Remote
+	Gateways map[resource.Key]*view.Gateway
+	All      bool
+}
+
 // Config of an Engine.
 type Config struct {
 	Zone    string
 	Catalog *catalog.Catalog
-	Facts   Facts // nil: nothing is observed
+	Facts   Facts  // nil: nothing is observed
+	Remote  Remote // nil: nothing is known of other zones
+	// HealthResponder is the host:port to which an ingress forwards the health SNI of its zone; empty means nowhere.
+	HealthResponder string
+	// AllowLocalAddresses lets ingresses of other zones have loopback and link-local addresses, as in a demo on one host.
+	AllowLocalAddresses bool
 	// Expected says of a dataplane that has just appeared that facts about it will follow: until then it gets no traffic. Nil: never.
 	Expected func(resource.Meta) bool
 	Kinds    *resource.Kinds
@@ -114,12 +132,16 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer close(e.stopped)
 	updates := make(chan catalog.Update)
 	facts := make(chan factsUpdate)
+	remote := make(chan RemoteUpdate)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.readCatalog(ctx, updates) })
 	if e.cfg.Facts != nil {
 		g.Go(func() error { return e.readFacts(ctx, facts) })
 	}
-	g.Go(func() error { return e.loop(ctx, updates, facts) })
+	if e.cfg.Remote != nil {
+		g.Go(func() error { return e.readRemote(ctx, remote) })
+	}
+	g.Go(func() error { return e.loop(ctx, updates, facts, remote) })
 	return g.Wait()
 }
 
@@ -158,6 +180,20 @@ func (e *Engine) readFacts(ctx context.Context, to chan<- factsUpdate) error {
 	}
 }
 
+func (e *Engine) readRemote(ctx context.Context, to chan<- RemoteUpdate) error {
+	for {
+		u, err := e.cfg.Remote.Next(ctx)
+		if err != nil {
+			return ignoreEnd(ctx, err)
+		}
+		select {
+		case to <- u:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
 func ignoreEnd(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil
@@ -165,9 +201,9 @@ func ignoreEnd(ctx context.Context, err error) error {
 	return err
 }
 
-// loop is the one owner of the state. It wakes for: committed changes, observed facts, calls of sessions and inspectors,
+// loop is the one owner of the state. It wakes for: committed changes, observed facts, news of other zones, calls of sessions and inspectors,
 // the audit's timer and its result. There is no hold-off: what arrives while it computes is taken together by the feeds.
-func (e *Engine) loop(ctx context.Context, updates <-chan catalog.Update, facts <-chan factsUpdate) error {
+func (e *Engine) loop(ctx context.Context, updates <-chan catalog.Update, facts <-chan factsUpdate, remote <-chan RemoteUpdate) error {
 	s := newState(e.cfg)
 	audits := make(chan auditResult, 1)
 	running := false
@@ -186,6 +222,8 @@ func (e *Engine) loop(ctx context.Context, updates <-chan catalog.Update, facts 
 			e.compute(s, func() { s.apply(u) })
 		case f := <-facts:
 			e.compute(s, func() { s.observe(f) })
+		case u := <-remote:
+			e.compute(s, func() { s.learn(u) })
 		case call := <-e.calls:
 			call(s)
 		case <-timer.C:
@@ -236,6 +274,8 @@ type state struct {
 	sequence uint64
 	proxies  map[resource.Key]*proxy
 	facts    map[resource.Key]view.Facts
+	remotes  map[resource.Key]view.Remote
+	gateways map[resource.Key]view.Gateway
 	statuses map[catalog.DerivedKey]view.Status
 	drained  map[resource.Key]uint64 // the sequence at which a dataplane was seen draining
 }
@@ -249,12 +289,19 @@ type proxy struct {
 }
 
 func newState(cfg Config) *state {
-	v := view.New(cfg.Zone, cfg.Kinds, cfg.Policies)
+	v := newView(cfg)
 	return &state{
 		cfg: cfg, view: v, compiler: envoy.NewCompiler(v),
 		proxies: map[resource.Key]*proxy{}, facts: map[resource.Key]view.Facts{}, statuses: map[catalog.DerivedKey]view.Status{},
 		drained: map[resource.Key]uint64{},
+		remotes: map[resource.Key]view.Remote{}, gateways: map[resource.Key]view.Gateway{},
 	}
+}
+
+func newView(cfg Config) *view.View {
+	v := view.New(cfg.Zone, cfg.Kinds, cfg.Policies)
+	v.Configure(view.Settings{LocalAddresses: cfg.AllowLocalAddresses, HealthResponder: cfg.HealthResponder})
+	return v
 }
 
 // statusTypes are the derived records that the compiler reads.
@@ -263,7 +310,8 @@ var statusTypes = []string{mesh.TypeMeshService, mesh.TypeMeshMultiZoneService, 
 // relevant says that a type can change what proxies get.
 func (s *state) relevant(typ string) bool {
 	switch typ {
-	case mesh.TypeDataplane, mesh.TypeMeshService, mesh.TypeMeshMultiZoneService, mesh.TypeMeshExternalService, mesh.TypeMeshIdentity:
+	case mesh.TypeDataplane, mesh.TypeMeshService, mesh.TypeMeshMultiZoneService, mesh.TypeMeshExternalService,
+		mesh.TypeMeshIdentity, mesh.TypeMeshZoneAddress:
 		return true
 	}
 	k, ok := s.cfg.Kinds.ByName(typ)
@@ -353,6 +401,7 @@ func (s *state) setStatus(k catalog.DerivedKey, data []byte) {
 		VIP        mesh.VIP               `json:"vip"`
 		TLS        mesh.TLSStatus         `json:"tls"`
 		Identities []mesh.ServiceIdentity `json:"identities"`
+		State      mesh.ServiceState      `json:"state"`
 	}
 	if len(data) > 0 {
 		if err := json.Unmarshal(data, &st); err != nil {
@@ -363,7 +412,7 @@ func (s *state) setStatus(k catalog.DerivedKey, data []byte) {
 	if st.VIP.IP != "" {
 		st.VIPs = append(st.VIPs, st.VIP)
 	}
-	out := view.Status{TLSReady: st.TLS.Status == mesh.TLSReady}
+	out := view.Status{TLSReady: st.TLS.Status == mesh.TLSReady, Unavailable: st.State == mesh.Unavailable}
 	for _, v := range st.VIPs {
 		out.VIPs = append(out.VIPs, v.IP)
 	}
@@ -395,6 +444,40 @@ func (s *state) observe(f factsUpdate) {
 			delete(s.facts, k)
 		} else {
 			s.facts[k] = *v
+		}
+	}
+}
+
+// learn takes what has become known of other zones.
+func (s *state) learn(u RemoteUpdate) {
+	if u.All {
+		for k := range s.remotes {
+			if u.Services[k] == nil {
+				s.view.SetRemote(k, nil)
+				delete(s.remotes, k)
+			}
+		}
+		for k := range s.gateways {
+			if u.Gateways[k] == nil {
+				s.view.SetGateway(k, nil)
+				delete(s.gateways, k)
+			}
+		}
+	}
+	for k, m := range u.Services {
+		s.view.SetRemote(k, m)
+		if m == nil {
+			delete(s.remotes, k)
+		} else {
+			s.remotes[k] = *m
+		}
+	}
+	for k, g := range u.Gateways {
+		s.view.SetGateway(k, g)
+		if g == nil {
+			delete(s.gateways, k)
+		} else {
+			s.gateways[k] = *g
 		}
 	}
 }
