@@ -15,6 +15,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/api/agentapi"
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/pki"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/token"
 	"github.com/causeway-mesh/causeway/store"
@@ -61,7 +62,7 @@ func refuse(code codes.Code, format string, args ...any) error {
 func codeOf(err error) codes.Code {
 	var r *refusal
 	var problems resource.Problems
-	var request *identity.RequestError
+	var request *pki.RequestError
 	switch {
 	case errors.As(err, &r):
 		return r.code

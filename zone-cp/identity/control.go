@@ -2,7 +2,6 @@ package identity
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/pki"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/store"
 	"github.com/causeway-mesh/causeway/store/catalog"
@@ -28,7 +28,7 @@ const controlSecret = "agent-control-ca"
 // A Control is the authority of a zone for the certificates with which agents connect.
 // It signs no workload and no workload trusts it.
 type Control struct {
-	issuer   *Issuer
+	issuer   *pki.Issuer
 	lifetime time.Duration
 	now      func() time.Time
 }
@@ -69,11 +69,11 @@ func OpenControl(ctx context.Context, c *catalog.Catalog, zone string, lifetime 
 	if !ok {
 		return nil, fmt.Errorf("control authority: GlobalSecret %s was written but is not visible yet; start again", controlSecret)
 	}
-	cert, private, ok := splitPEM(data)
+	cert, private, ok := pki.SplitPEM(data)
 	if !ok {
 		return nil, fmt.Errorf("control authority: GlobalSecret %s must hold a certificate and a key; restore it, or delete it and let all agents enroll again", controlSecret)
 	}
-	issuer, err := parseIssuer(cert, private, true, now())
+	issuer, err := pki.ParseIssuer(cert, private, true, now())
 	if err != nil {
 		return nil, fmt.Errorf("control authority: GlobalSecret %s: %w", controlSecret, err)
 	}
@@ -81,7 +81,7 @@ func OpenControl(ctx context.Context, c *catalog.Catalog, zone string, lifetime 
 }
 
 func makeControl(ctx context.Context, c *catalog.Catalog, key resource.Key, zone string, now time.Time) error {
-	cert, private, err := newRoot("agents of "+zone, "", now)
+	cert, private, err := pki.NewRoot("agents of "+zone, "", now)
 	if err != nil {
 		return err
 	}
@@ -104,19 +104,10 @@ func makeControl(ctx context.Context, c *catalog.Catalog, key resource.Key, zone
 	return err
 }
 
-func splitPEM(data []byte) (cert, key []byte, ok bool) {
-	const end = "-----END CERTIFICATE-----\n"
-	i := strings.LastIndex(string(data), end)
-	if i < 0 {
-		return nil, nil, false
-	}
-	return data[:i+len(end)], data[i+len(end):], true
-}
-
 // Pool holds what control certificates are verified with.
 func (c *Control) Pool() *x509.CertPool {
 	p := x509.NewCertPool()
-	p.AddCert(c.issuer.signing)
+	p.AddCert(c.issuer.Signing())
 	return p
 }
 
@@ -135,13 +126,13 @@ func (c *Control) TLS(server func(*tls.ClientHelloInfo) (*tls.Certificate, error
 	}
 }
 
-// Issue signs the request of an agent for a control certificate. It returns a *RequestError for a bad request.
+// Issue signs the request of an agent for a control certificate. It returns a *pki.RequestError for a bad request.
 func (c *Control) Issue(request []byte, g Grant) (chain [][]byte, lifetime time.Duration, err error) {
-	public, err := parseRequest(request)
+	public, err := pki.ParseRequest(request)
 	if err != nil {
 		return nil, 0, err
 	}
-	serial, err := newSerial()
+	serial, err := pki.NewSerial()
 	if err != nil {
 		return nil, 0, err
 	}
@@ -151,7 +142,7 @@ func (c *Control) Issue(request []byte, g Grant) (chain [][]byte, lifetime time.
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: g.Mesh + "." + g.Name},
 		URIs:                  []*url.URL{g.uri()},
-		NotBefore:             now.Add(-backdate),
+		NotBefore:             now.Add(-pki.Backdate),
 		NotAfter:              until,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
@@ -160,7 +151,7 @@ func (c *Control) Issue(request []byte, g Grant) (chain [][]byte, lifetime time.
 	if len(t.Subject.CommonName) > 64 { // the limit of X.520; nothing reads the subject
 		t.Subject.CommonName = t.Subject.CommonName[:64]
 	}
-	der, err := x509.CreateCertificate(rand.Reader, t, c.issuer.signing, public, c.issuer.key)
+	der, err := c.issuer.Create(t, public)
 	if err != nil {
 		return nil, 0, fmt.Errorf("sign a control certificate: %w", err)
 	}

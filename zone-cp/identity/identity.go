@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/pki"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/store/catalog"
 )
@@ -52,8 +52,8 @@ type Authority struct {
 	cfg Config
 
 	mu      sync.Mutex
-	issuers map[[sha256.Size]byte]*Issuer // by what they were parsed from
-	trusts  map[string]*Trust             // by mesh
+	issuers map[[sha256.Size]byte]*pki.Issuer // by what they were parsed from
+	trusts  map[string]*Trust                 // by mesh
 }
 
 // New makes an authority over a catalog.
@@ -67,7 +67,7 @@ func New(cfg Config) *Authority {
 	if cfg.RetryInterval <= 0 {
 		cfg.RetryInterval = 2 * time.Second
 	}
-	return &Authority{cfg: cfg, issuers: map[[sha256.Size]byte]*Issuer{}, trusts: map[string]*Trust{}}
+	return &Authority{cfg: cfg, issuers: map[[sha256.Size]byte]*pki.Issuer{}, trusts: map[string]*Trust{}}
 }
 
 // An Offer says which identity a Dataplane has; the zero value means none.
@@ -153,9 +153,9 @@ type Issued struct {
 }
 
 // Sign signs a PKCS #10 request for the SPIFFE ID of a registered Dataplane. Names in the request are ignored.
-// It returns a *RequestError for a bad request, and otherwise what Offer returns or ErrNotReady.
+// It returns a *pki.RequestError for a bad request, and otherwise what Offer returns or ErrNotReady.
 func (a *Authority) Sign(ctx context.Context, dataplane resource.Key, request []byte) (Issued, error) {
-	public, err := parseRequest(request)
+	public, err := pki.ParseRequest(request)
 	if err != nil {
 		return Issued{}, err
 	}
@@ -172,22 +172,19 @@ func (a *Authority) Sign(ctx context.Context, dataplane resource.Key, request []
 		return Issued{}, fmt.Errorf("sign for %s: %w: %s: %w", dataplane, ErrNotReady, id.Key(), err)
 	}
 	now := a.cfg.Now()
-	leaf, err := issuer.sign(public, o.SPIFFEID, expiry(bundled(id)), now)
+	leaf, err := issuer.Sign(public, o.SPIFFEID, expiry(bundled(id)), now)
 	if err != nil {
 		return Issued{}, fmt.Errorf("sign for %s: %w: %w", dataplane, ErrNotReady, err)
 	}
 	out := Issued{
-		Chain: [][]byte{leaf.Raw}, SPIFFEID: o.SPIFFEID, Serial: Serial(leaf), Issuer: issuer.ID,
+		Chain: [][]byte{leaf.Raw}, SPIFFEID: o.SPIFFEID, Serial: pki.Serial(leaf), Issuer: issuer.ID,
 		NotAfter: leaf.NotAfter, Lifetime: leaf.NotAfter.Sub(now), Identity: o.Identity,
 	}
-	for _, c := range issuer.chain {
+	for _, c := range issuer.Between() {
 		out.Chain = append(out.Chain, c.Raw)
 	}
 	return out, nil
 }
-
-// Serial renders the serial number of a certificate.
-func Serial(c *x509.Certificate) string { return hex.EncodeToString(c.SerialNumber.Bytes()) }
 
 func expiry(p *mesh.BundledProvider) time.Duration {
 	if p.CertificateParameters == nil || p.CertificateParameters.Expiry == nil {
@@ -212,11 +209,11 @@ func (a *Authority) Held(dataplane resource.Key, der []byte) (Issued, bool) {
 		return Issued{}, false
 	}
 	issuer, err := a.issuer(s, id)
-	if err != nil || issuer.verify(leaf, a.cfg.Now()) != nil {
+	if err != nil || issuer.Verify(leaf, a.cfg.Now()) != nil {
 		return Issued{}, false
 	}
-	out := Issued{SPIFFEID: o.SPIFFEID, Serial: Serial(leaf), NotAfter: leaf.NotAfter, Lifetime: leaf.NotAfter.Sub(a.cfg.Now()), Identity: o.Identity}
-	if leaf.CheckSignatureFrom(issuer.signing) == nil {
+	out := Issued{SPIFFEID: o.SPIFFEID, Serial: pki.Serial(leaf), NotAfter: leaf.NotAfter, Lifetime: leaf.NotAfter.Sub(a.cfg.Now()), Identity: o.Identity}
+	if leaf.CheckSignatureFrom(issuer.Signing()) == nil {
 		out.Issuer = issuer.ID
 	}
 	return out, true
@@ -228,7 +225,7 @@ func hasURI(c *x509.Certificate, want string) bool {
 }
 
 // issuer finds the authority of an identity; parsed ones are remembered by their content.
-func (a *Authority) issuer(s *catalog.Snapshot, id resource.Resource) (*Issuer, error) {
+func (a *Authority) issuer(s *catalog.Snapshot, id resource.Resource) (*pki.Issuer, error) {
 	p := bundled(id)
 	if p == nil {
 		return nil, errors.New("its certificates do not come from this control plane")
@@ -249,12 +246,12 @@ func (a *Authority) issuer(s *catalog.Snapshot, id resource.Resource) (*Issuer, 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if i, ok := a.issuers[at]; ok {
-		if err := checkAuthority(i.signing, a.cfg.Now()); err != nil {
-			return nil, fmt.Errorf("certificate: %w", err)
+		if err := i.Check(a.cfg.Now()); err != nil {
+			return nil, err
 		}
 		return i, nil
 	}
-	i, err := parseIssuer(cert, key, own || p.InsecureAllowSelfSigned, a.cfg.Now())
+	i, err := pki.ParseIssuer(cert, key, own || p.InsecureAllowSelfSigned, a.cfg.Now())
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/pki"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/store"
 	"github.com/causeway-mesh/causeway/store/catalog"
@@ -324,12 +325,12 @@ func TestBadRequestsAreRefused(t *testing.T) {
 		"RSA":         {requestFor(t, weak), "must be ECDSA"},
 		"Ed25519":     {requestFor(t, ed), "must be ECDSA"},
 		"other curve": {requestFor(t, p521), "must be ECDSA"},
-		"too large":   {make([]byte, maxRequest+1), "at most"},
+		"too large":   {make([]byte, pki.MaxRequest+1), "at most"},
 		"trailing":    {append(append([]byte{}, good...), 0), "PKCS #10"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := p.Sign(t.Context(), web, c.der)
-			var bad *RequestError
+			var bad *pki.RequestError
 			if !errors.As(err, &bad) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want a RequestError with %q", err, c.want)
 			}
@@ -354,11 +355,11 @@ func TestWhoGetsNoIdentity(t *testing.T) {
 // authority makes a root and an intermediate below it, in PEM.
 func authority(t *testing.T) (root, intermediate, rootKey, intermediateKey string) {
 	t.Helper()
-	rc, rk, err := newRoot("corporate", "", time.Now())
+	rc, rk, err := pki.NewRoot("corporate", "", time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := parseIssuer(rc, rk, true, time.Now())
+	r, err := pki.ParseIssuer(rc, rk, true, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -366,11 +367,11 @@ func authority(t *testing.T) (root, intermediate, rootKey, intermediateKey strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	serial, _ := newSerial()
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+	serial, _ := pki.NewSerial()
+	der, err := r.Create(&x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: "mesh"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(48 * time.Hour),
 		KeyUsage: x509.KeyUsageCertSign, BasicConstraintsValid: true, IsCA: true,
-	}, r.signing, k.Public(), r.key)
+	}, k.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -378,7 +379,7 @@ func authority(t *testing.T) (root, intermediate, rootKey, intermediateKey strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(rc), string(encodePEM("CERTIFICATE", der)), string(rk), string(encodePEM("PRIVATE KEY", pk))
+	return string(rc), string(pki.EncodePEM("CERTIFICATE", der)), string(rk), string(pki.EncodePEM("PRIVATE KEY", pk))
 }
 
 func supplied(cert, key string, more string) string {
@@ -608,35 +609,6 @@ func TestControlCertificates(t *testing.T) {
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: foreign.Pool(), KeyUsages: opts.KeyUsages}); err == nil {
 		t.Error("another zone accepts the certificate")
 	}
-}
-
-func FuzzParseRequest(f *testing.F) {
-	good, _ := request(f)
-	f.Add(good)
-	f.Add([]byte{0x30, 0x82})
-	f.Fuzz(func(t *testing.T, der []byte) {
-		if _, err := parseRequest(der); err != nil {
-			var bad *RequestError
-			if !errors.As(err, &bad) {
-				t.Errorf("error of another kind: %v", err)
-			}
-		}
-	})
-}
-
-func FuzzParseIssuer(f *testing.F) {
-	cert, key, err := newRoot("fuzz", "east.example", time.Now())
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(cert, key)
-	f.Add(append(cert, cert...), key)
-	f.Fuzz(func(t *testing.T, cert, key []byte) {
-		i, err := parseIssuer(cert, key, true, time.Now())
-		if err == nil && (i.signing == nil || i.ID == "") {
-			t.Error("an authority without a certificate")
-		}
-	})
 }
 
 func toBase64(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/pki"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/store"
 	"github.com/causeway-mesh/causeway/store/catalog"
@@ -113,7 +114,7 @@ func (a *Authority) generate(ctx context.Context, s *catalog.Snapshot, id resour
 	if okCert || okKey {
 		return false, nil // one alone is somebody's mistake that must not cost an authority
 	}
-	cert, key, err := newRoot(id.Name, domain, a.cfg.Now())
+	cert, key, err := pki.NewRoot(id.Name, domain, a.cfg.Now())
 	if err != nil {
 		return false, fmt.Errorf("generate authority of %s: %w", id.Key(), err)
 	}
@@ -152,7 +153,7 @@ func (a *Authority) meta(k resource.Key) resource.Meta {
 }
 
 // keepTrust makes the MeshTrust of an identity or adds the authority to it.
-func (a *Authority) keepTrust(ctx context.Context, s *catalog.Snapshot, id resource.Resource, p *mesh.BundledProvider, domain string, issuer *Issuer, st *state) error {
+func (a *Authority) keepTrust(ctx context.Context, s *catalog.Snapshot, id resource.Resource, p *mesh.BundledProvider, domain string, issuer *pki.Issuer, st *state) error {
 	if p.MeshTrustCreation == mesh.TrustCreationDisabled {
 		st.add(mesh.ConditionMeshTrustCreated, mesh.Unknown, "Disabled", "meshTrustCreation is Disabled")
 		return nil
@@ -212,22 +213,22 @@ func pemBundle(b []byte) mesh.CABundle {
 }
 
 // holds says whether a MeshTrust has every root of an authority.
-func holds(spec *mesh.MeshTrust, i *Issuer) bool {
+func holds(spec *mesh.MeshTrust, i *pki.Issuer) bool {
 	have := map[string]bool{}
 	for _, b := range spec.CABundles {
 		if b.PEM == nil {
 			continue
 		}
-		certs, err := parseCertificates([]byte(b.PEM.Value))
+		certs, err := pki.ParseCertificates([]byte(b.PEM.Value))
 		if err != nil {
 			continue
 		}
 		for _, c := range certs {
-			have[fingerprint(c.Raw)] = true
+			have[pki.Fingerprint(c.Raw)] = true
 		}
 	}
-	for _, c := range i.roots {
-		if !have[fingerprint(c.Raw)] {
+	for _, c := range i.Roots() {
+		if !have[pki.Fingerprint(c.Raw)] {
 			return false
 		}
 	}

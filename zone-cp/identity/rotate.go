@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/pki"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/store"
 	"github.com/causeway-mesh/causeway/store/catalog"
@@ -37,7 +38,7 @@ func (a *Authority) Stage(ctx context.Context, id resource.Key) error {
 	if err != nil {
 		return fmt.Errorf("stage a root for %s: %w", id, err)
 	}
-	cert, key, err := newRoot(r.Name, domain, a.cfg.Now())
+	cert, key, err := pki.NewRoot(r.Name, domain, a.cfg.Now())
 	if err != nil {
 		return fmt.Errorf("stage a root for %s: %w", id, err)
 	}
@@ -69,7 +70,7 @@ func (a *Authority) Promote(ctx context.Context, id resource.Key, gap func(versi
 		return fmt.Errorf("promote the root of %s: %w: none is staged", id, ErrNotRotated)
 	}
 	roots, _ := secretData(s, rootSecret(r))
-	staged, err := parseIssuer(roots, next.Spec.(*mesh.Secret).Data, true, a.cfg.Now())
+	staged, err := pki.ParseIssuer(roots, next.Spec.(*mesh.Secret).Data, true, a.cfg.Now())
 	if err != nil {
 		return fmt.Errorf("promote the root of %s: %w", id, err)
 	}

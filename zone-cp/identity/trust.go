@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/pki"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/store/catalog"
 )
@@ -84,12 +85,12 @@ func collect(s *catalog.Snapshot, in string) *Trust {
 			if b.PEM == nil {
 				continue
 			}
-			certs, err := parseCertificates([]byte(b.PEM.Value))
+			certs, err := pki.ParseCertificates([]byte(b.PEM.Value))
 			if err != nil {
 				continue // one unreadable bundle must not take the others away; validation reports it where it is written
 			}
 			for _, c := range certs {
-				domains[spec.TrustDomain][string(encodePEM("CERTIFICATE", c.Raw))] = fingerprint(c.Raw)
+				domains[spec.TrustDomain][string(pki.EncodePEM("CERTIFICATE", c.Raw))] = pki.Fingerprint(c.Raw)
 			}
 		}
 		return true

@@ -1,4 +1,6 @@
-package identity
+// Package pki is what every authority of Causeway needs of X.509: roots, signing requests, issuers that sign, PEM. It keeps
+// nothing, reads no file and no clock, and does not decide who gets which name.
+package pki
 
 import (
 	"bytes"
@@ -20,10 +22,10 @@ import (
 
 const (
 	rootLifetime = 10 * 365 * 24 * time.Hour
-	// backdate lets hosts whose clocks are behind accept a fresh certificate.
-	backdate = 10 * time.Minute
-	// maxRequest is the largest accepted signing request, in bytes.
-	maxRequest = 4 << 10
+	// Backdate lets hosts whose clocks are behind accept a fresh certificate.
+	Backdate = 10 * time.Minute
+	// MaxRequest is the largest accepted signing request, in bytes.
+	MaxRequest = 4 << 10
 )
 
 // An Issuer is a certificate authority that can sign now.
@@ -37,20 +39,20 @@ type Issuer struct {
 	key     crypto.Signer
 }
 
-// newRoot makes the authority of a trust domain: certificate and key in PEM.
-func newRoot(name, trustDomain string, now time.Time) (certificate, key []byte, err error) {
+// NewRoot makes the authority of a trust domain: certificate and key in PEM. An authority for something else has no trust domain.
+func NewRoot(name, trustDomain string, now time.Time) (certificate, key []byte, err error) {
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a key: %w", err)
 	}
-	serial, err := newSerial()
+	serial, err := NewSerial()
 	if err != nil {
 		return nil, nil, err
 	}
 	t := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{Organization: []string{"Causeway"}, CommonName: name},
-		NotBefore:             now.Add(-backdate),
+		NotBefore:             now.Add(-Backdate),
 		NotAfter:              now.Add(rootLifetime),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
@@ -67,14 +69,16 @@ func newRoot(name, trustDomain string, now time.Time) (certificate, key []byte, 
 	if err != nil {
 		return nil, nil, fmt.Errorf("encode the key: %w", err)
 	}
-	return encodePEM("CERTIFICATE", der), encodePEM("PRIVATE KEY", pkcs8), nil
+	return EncodePEM("CERTIFICATE", der), EncodePEM("PRIVATE KEY", pkcs8), nil
 }
 
-func encodePEM(kind string, der []byte) []byte {
+// EncodePEM makes one PEM block.
+func EncodePEM(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
-func newSerial() (*big.Int, error) {
+// NewSerial makes a random serial number.
+func NewSerial() (*big.Int, error) {
 	b := make([]byte, 16)
 	if _, err := rand.Read(b); err != nil {
 		return nil, fmt.Errorf("make a serial number: %w", err)
@@ -84,14 +88,14 @@ func newSerial() (*big.Int, error) {
 	return new(big.Int).SetBytes(b), nil
 }
 
-// parseIssuer reads an authority: the certificate that signs, then those above it, and the key.
+// ParseIssuer reads an authority: the certificate that signs, then those above it, and the key.
 // Other self-signed certificates in the bundle are trusted beside it.
-func parseIssuer(bundle, key []byte, allowSelfSigned bool, now time.Time) (*Issuer, error) {
-	certs, err := parseCertificates(bundle)
+func ParseIssuer(bundle, key []byte, allowSelfSigned bool, now time.Time) (*Issuer, error) {
+	certs, err := ParseCertificates(bundle)
 	if err != nil {
 		return nil, fmt.Errorf("certificate: %w", err)
 	}
-	signer, err := parseKey(key)
+	signer, err := ParseKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("private key: %w", err)
 	}
@@ -116,16 +120,18 @@ func parseIssuer(bundle, key []byte, allowSelfSigned bool, now time.Time) (*Issu
 	if i.chain, err = chainAbove(i.signing, certs); err != nil {
 		return nil, fmt.Errorf("certificate: %w", err)
 	}
-	i.ID = fingerprint(i.signing.Raw)
+	i.ID = Fingerprint(i.signing.Raw)
 	return i, nil
 }
 
-func fingerprint(der []byte) string {
+// Fingerprint names a certificate by the beginning of its SHA-256.
+func Fingerprint(der []byte) string {
 	sum := sha256.Sum256(der)
 	return hex.EncodeToString(sum[:8])
 }
 
-func parseCertificates(text []byte) ([]*x509.Certificate, error) {
+// ParseCertificates reads certificates in PEM, and nothing else.
+func ParseCertificates(text []byte) ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate
 	for {
 		var block *pem.Block
@@ -148,8 +154,8 @@ func parseCertificates(text []byte) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
-// parseKey never quotes the cause of an error: it may hold key material.
-func parseKey(text []byte) (crypto.Signer, error) {
+// ParseKey reads one private key in PEM. It never quotes the cause of an error: it may hold key material.
+func ParseKey(text []byte) (crypto.Signer, error) {
 	block, rest := pem.Decode(text)
 	if block == nil || len(bytes.TrimSpace(rest)) > 0 {
 		return nil, errors.New("it is not one PEM block")
@@ -184,6 +190,14 @@ func selfSigned(c *x509.Certificate) bool {
 	return bytes.Equal(c.RawIssuer, c.RawSubject) && c.CheckSignatureFrom(c) == nil
 }
 
+// Check says why the authority cannot sign now.
+func (i *Issuer) Check(now time.Time) error {
+	if err := checkAuthority(i.signing, now); err != nil {
+		return fmt.Errorf("certificate: %w", err)
+	}
+	return nil
+}
+
 func checkAuthority(c *x509.Certificate, now time.Time) error {
 	switch {
 	case !c.IsCA || !c.BasicConstraintsValid:
@@ -192,7 +206,7 @@ func checkAuthority(c *x509.Certificate, now time.Time) error {
 		return errors.New("its key usage does not allow signing certificates")
 	case now.After(c.NotAfter):
 		return fmt.Errorf("it expired at %s", c.NotAfter.UTC().Format(time.RFC3339))
-	case now.Add(backdate).Before(c.NotBefore):
+	case now.Add(Backdate).Before(c.NotBefore):
 		return fmt.Errorf("it is not valid before %s; compare the clocks", c.NotBefore.UTC().Format(time.RFC3339))
 	}
 	return nil
@@ -221,22 +235,36 @@ func chainAbove(signing *x509.Certificate, certs []*x509.Certificate) ([]*x509.C
 	return chain, nil
 }
 
+// Signing is the certificate that signs.
+func (i *Issuer) Signing() *x509.Certificate { return i.signing }
+
+// Roots are the self-signed certificates of what was supplied.
+func (i *Issuer) Roots() []*x509.Certificate { return i.roots }
+
+// Between are the certificates that a leaf is presented with: the signing one and those above it, without a root.
+func (i *Issuer) Between() []*x509.Certificate { return i.chain }
+
 // Bundle is what others have to trust, in PEM; empty when the root is not part of what was supplied.
 func (i *Issuer) Bundle() []byte {
 	var b []byte
 	for _, c := range i.roots {
-		b = append(b, encodePEM("CERTIFICATE", c.Raw)...)
+		b = append(b, EncodePEM("CERTIFICATE", c.Raw)...)
 	}
 	return b
 }
 
-// sign makes a workload certificate and checks it as a peer would.
-func (i *Issuer) sign(public crypto.PublicKey, spiffeID string, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
+// Create signs a certificate as the template says.
+func (i *Issuer) Create(template *x509.Certificate, public crypto.PublicKey) ([]byte, error) {
+	return x509.CreateCertificate(rand.Reader, template, i.signing, public, i.key)
+}
+
+// Sign makes a workload certificate and checks it as a peer would.
+func (i *Issuer) Sign(public crypto.PublicKey, spiffeID string, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
 	id, err := url.Parse(spiffeID)
 	if err != nil {
 		return nil, fmt.Errorf("SPIFFE ID: %w", err)
 	}
-	serial, err := newSerial()
+	serial, err := NewSerial()
 	if err != nil {
 		return nil, err
 	}
@@ -252,7 +280,7 @@ func (i *Issuer) sign(public crypto.PublicKey, spiffeID string, lifetime time.Du
 	t := &x509.Certificate{
 		SerialNumber:          serial,
 		URIs:                  []*url.URL{id},
-		NotBefore:             now.Add(-backdate),
+		NotBefore:             now.Add(-Backdate),
 		NotAfter:              until,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
@@ -261,7 +289,7 @@ func (i *Issuer) sign(public crypto.PublicKey, spiffeID string, lifetime time.Du
 	if t.NotBefore.Before(i.signing.NotBefore) {
 		t.NotBefore = i.signing.NotBefore
 	}
-	der, err := x509.CreateCertificate(rand.Reader, t, i.signing, public, i.key)
+	der, err := i.Create(t, public)
 	if err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
@@ -269,14 +297,14 @@ func (i *Issuer) sign(public crypto.PublicKey, spiffeID string, lifetime time.Du
 	if err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
-	if err := i.verify(leaf, now); err != nil {
+	if err := i.Verify(leaf, now); err != nil {
 		return nil, fmt.Errorf("the authority cannot sign %s: %w", spiffeID, err)
 	}
 	return leaf, nil
 }
 
-// verify says whether a leaf was signed by this authority and is valid now.
-func (i *Issuer) verify(leaf *x509.Certificate, now time.Time) error {
+// Verify says whether a leaf was signed by this authority and is valid now.
+func (i *Issuer) Verify(leaf *x509.Certificate, now time.Time) error {
 	roots, between := x509.NewCertPool(), x509.NewCertPool()
 	for _, c := range i.roots {
 		roots.AddCert(c)
@@ -300,10 +328,10 @@ type RequestError struct{ Reason string }
 // Error says why.
 func (e *RequestError) Error() string { return "signing request: " + e.Reason }
 
-// parseRequest returns the key of a request whose sender proved to own it. Everything else in the request is ignored.
-func parseRequest(der []byte) (crypto.PublicKey, error) {
-	if len(der) > maxRequest {
-		return nil, &RequestError{fmt.Sprintf("it has %d bytes, at most %d are allowed", len(der), maxRequest)}
+// ParseRequest returns the key of a request whose sender proved to own it. Everything else in the request is ignored.
+func ParseRequest(der []byte) (crypto.PublicKey, error) {
+	if len(der) > MaxRequest {
+		return nil, &RequestError{fmt.Sprintf("it has %d bytes, at most %d are allowed", len(der), MaxRequest)}
 	}
 	r, err := x509.ParseCertificateRequest(der)
 	if err != nil {
@@ -317,4 +345,17 @@ func parseRequest(der []byte) (crypto.PublicKey, error) {
 		return nil, &RequestError{"its signature does not prove that the sender owns the key"}
 	}
 	return k, nil
+}
+
+// Serial renders the serial number of a certificate.
+func Serial(c *x509.Certificate) string { return hex.EncodeToString(c.SerialNumber.Bytes()) }
+
+// SplitPEM takes apart certificates that are followed by a key.
+func SplitPEM(data []byte) (certificates, key []byte, ok bool) {
+	const end = "-----END CERTIFICATE-----\n"
+	i := bytes.LastIndex(data, []byte(end))
+	if i < 0 {
+		return nil, nil, false
+	}
+	return data[:i+len(end)], data[i+len(end):], true
 }
