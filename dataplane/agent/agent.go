@@ -92,7 +92,7 @@ func (a *agent) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	if a.cfg.BindOutbounds && !a.self.transparent {
-		if a.block, err = claimBlock(a.cfg.RuntimeDir, a.self); err != nil {
+		if a.block, err = newBlocks(a.cfg.RuntimeDir).claim(a.self); err != nil {
 			return err
 		}
 		a.log.Info("outbounds are bound on a loopback block", "block", a.block.prefix)

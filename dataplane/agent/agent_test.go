@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -491,50 +492,55 @@ func TestDeletedDataplaneIsRegisteredAgain(t *testing.T) {
 	}
 }
 
-func TestBlocks(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "run")
-	if err := os.Mkdir(dir, 0o700); err != nil {
+// testBlocks are blocks of the test's own: on another port than those that agents use. Their directory does not exist yet.
+func testBlocks(t *testing.T) blocks {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
 		t.Fatal(err)
 	}
-	web, stock := self{mesh: "default", name: "web-1"}, self{mesh: "default", name: "stock-1"}
-	claim := func(s self) *block {
-		t.Helper()
-		b, err := claimBlock(dir, s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
+	defer l.Close()
+	return blocks{dir: filepath.Join(t.TempDir(), "blocks"), port: l.Addr().(*net.TCPAddr).Port}
+}
+
+// claim takes a block until the test ends.
+func claim(t *testing.T, bs blocks, s self) *block {
+	t.Helper()
+	b, err := bs.claim(s)
+	if err != nil {
+		t.Fatal(err)
 	}
-	a, b := claim(web), claim(stock)
-	c := claim(web) // a second proxy whose first choice is taken
+	t.Cleanup(b.release)
+	return b
+}
+
+func TestBlocks(t *testing.T) {
+	bs := testBlocks(t)
+	web, stock := self{mesh: "default", name: "web-1"}, self{mesh: "default", name: "stock-1"}
+	a, b := claim(t, bs, web), claim(t, bs, stock)
+	c := claim(t, bs, web) // a second proxy whose first choice is taken
 	if a.prefix == b.prefix || a.prefix == c.prefix || b.prefix == c.prefix {
 		t.Errorf("blocks %s, %s, %s overlap", a.prefix, b.prefix, c.prefix)
 	}
-	_, err := claimBlock(dir, self{mesh: "default", name: "x", block: a.prefix})
+	_, err := bs.claim(self{mesh: "default", name: "x", block: a.prefix})
 	if err == nil || !strings.Contains(err.Error(), "taken by dataplane web-1 of mesh default, process") {
 		t.Errorf("a taken block: %v", err)
 	}
 	a.release()
-	if again := claim(web); again.prefix != a.prefix {
+	if again := claim(t, bs, web); again.prefix != a.prefix {
 		t.Errorf("after a restart the block is %s, was %s", again.prefix, a.prefix)
 	}
 	wanted := "127.200.0.0/16"
 	if wanted == a.prefix || wanted == b.prefix || wanted == c.prefix {
 		wanted = "127.204.0.0/16"
 	}
-	if d := claim(self{name: "y", block: wanted}); d.prefix != wanted {
+	if d := claim(t, bs, self{name: "y", block: wanted}); d.prefix != wanted {
 		t.Errorf("wanted block %s: %s", wanted, d.prefix)
 	}
-	var all []*block
-	defer func() {
-		for _, b := range all {
-			b.release()
-		}
-	}()
 	for range 300 {
-		b, err := claimBlock(dir, web)
+		b, err := bs.claim(web)
 		if err == nil {
-			all = append(all, b)
+			t.Cleanup(b.release)
 			continue
 		}
 		if !strings.Contains(err.Error(), "all 254 loopback blocks are taken") {
@@ -543,6 +549,86 @@ func TestBlocks(t *testing.T) {
 		return
 	}
 	t.Error("more blocks than there are")
+}
+
+// Agents of different runtime directories, such as those of two users, share the host's network all the same.
+func TestBlocksAreClaimedPerNetwork(t *testing.T) {
+	one := testBlocks(t)
+	two := blocks{dir: filepath.Join(t.TempDir(), "blocks"), port: one.port}
+	web := self{mesh: "default", name: "web-1"}
+	a := claim(t, one, web)
+	if b := claim(t, two, web); b.prefix == a.prefix {
+		t.Errorf("both have %s", a.prefix)
+	}
+	same := web
+	same.block = a.prefix
+	if _, err := two.claim(same); err == nil || !strings.Contains(err.Error(), "another runtime directory") || !strings.Contains(err.Error(), a.prefix) {
+		t.Errorf("a block that an agent of another directory holds: %v", err)
+	}
+	a.release()
+	if b := claim(t, two, same); b.prefix != a.prefix {
+		t.Errorf("what was given back is not given out again: %s, want %s", b.prefix, a.prefix)
+	}
+	// Who held it before is no longer named, now that somebody unknown holds it.
+	if _, err := one.claim(same); err == nil || strings.Contains(err.Error(), "web-1") {
+		t.Errorf("a block that went to an agent of another directory: %v", err)
+	}
+}
+
+// The mark is on an address of the block that no destination can have.
+func TestBlockMarksLeaveRoomForAddresses(t *testing.T) {
+	bs := testBlocks(t)
+	b := claim(t, bs, self{mesh: "default", name: "web-1"})
+	block := netip.MustParsePrefix(b.prefix).Addr().As4()
+	for _, low := range [][2]byte{{0, 1}, {255, 254}} {
+		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, block[1], low[0], low[1]}), uint16(bs.port))
+		l, err := net.Listen("tcp4", at.String())
+		if err != nil {
+			t.Errorf("an outbound on %s: %v", at, err)
+			continue
+		}
+		l.Close()
+	}
+}
+
+// A program that listens on the port of the marks at every address takes no blocks, but no agent can claim any.
+func TestBlocksWithTheirPortTaken(t *testing.T) {
+	bs := testBlocks(t)
+	l, err := net.Listen("tcp4", fmt.Sprintf("0.0.0.0:%d", bs.port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	want := fmt.Sprintf("another program listens on port %d of every address", bs.port)
+	if _, err := bs.claim(self{mesh: "default", name: "web-1"}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("ended with %v, want %q", err, want)
+	}
+}
+
+// Two sidecars on one block would take each other's requests, whichever directories and zones they have.
+func TestAgentsWithDifferentRuntimeDirectoriesShareNoBlock(t *testing.T) {
+	var taken string
+	for range 2 {
+		w := newWorld(t) // a zone, a directory and a proxy that is called the same
+		z := w.start()
+		cfg := w.config("", webYAML(1), z.token(webToken))
+		cfg.Launch = (&fake{}).launch
+		run(t, cfg)
+		until(t, "the proxy serves", func() bool { return z.facts("web-1").Serving })
+		if block := z.facts("web-1").OutboundBlock; block == taken || block == "" {
+			t.Errorf("two proxies are bound on %q", block)
+		} else {
+			taken = block
+		}
+	}
+	w := newWorld(t)
+	z := w.start()
+	cfg := w.config("", strings.Replace(webYAML(1), "address: 127.0.0.1", "address: 127.0.0.1\n  outboundBlock: "+taken, 1), z.token(webToken))
+	cfg.Launch = (&fake{}).launch
+	err := run(t, cfg).ended()
+	if err == nil || !strings.Contains(err.Error(), "outbound block "+taken+" is taken by an agent with another runtime directory") {
+		t.Errorf("ended with %v", err)
+	}
 }
 
 func TestDirNames(t *testing.T) {
