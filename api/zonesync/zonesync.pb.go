@@ -906,6 +906,7 @@ func (x *Hello) GetMeshes() []string {
 }
 
 // A ScopeState says how far one scope is: "system", or "mesh/<name>".
+// A receiver that has begun with a scope and completed nothing is at revision 0 of the sender's lineage.
 type ScopeState struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Scope    string                 `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
@@ -1114,10 +1115,12 @@ func (x *Welcome) GetScopes() []*ScopeBegin {
 
 // ScopeBegin says how a scope begins or goes on.
 type ScopeBegin struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Scope         string                 `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
-	How           ScopeBegin_How         `protobuf:"varint,2,opt,name=how,proto3,enum=causeway.zonesync.v1.ScopeBegin_How" json:"how,omitempty"`
-	Why           string                 `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Scope string                 `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
+	How   ScopeBegin_How         `protobuf:"varint,2,opt,name=how,proto3,enum=causeway.zonesync.v1.ScopeBegin_How" json:"how,omitempty"`
+	Why   string                 `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	// Numbers the beginnings on one link: what still comes of an earlier one is told apart.
+	Generation    uint64 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1171,6 +1174,13 @@ func (x *ScopeBegin) GetWhy() string {
 		return x.Why
 	}
 	return ""
+}
+
+func (x *ScopeBegin) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
 }
 
 // ScopeEnd says that the sender no longer offers a scope: what the receiver holds of it from the sender goes.
@@ -1246,6 +1256,7 @@ type Batch struct {
 	// Objects, each encoded once for all peers that get it.
 	Upserts       [][]byte   `protobuf:"bytes,7,rep,name=upserts,proto3" json:"upserts,omitempty"`
 	Removals      []*Removal `protobuf:"bytes,8,rep,name=removals,proto3" json:"removals,omitempty"`
+	Generation    uint64     `protobuf:"varint,9,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1334,6 +1345,13 @@ func (x *Batch) GetRemovals() []*Removal {
 		return x.Removals
 	}
 	return nil
+}
+
+func (x *Batch) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
 }
 
 // An Object is one resource, or what its owner's control plane says of it.
@@ -1568,6 +1586,7 @@ type Verdict struct {
 	Rejected      []*Rejected `protobuf:"bytes,3,rep,name=rejected,proto3" json:"rejected,omitempty"`
 	Part          uint32      `protobuf:"varint,4,opt,name=part,proto3" json:"part,omitempty"`
 	Last          bool        `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`
+	Generation    uint64      `protobuf:"varint,6,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1635,6 +1654,13 @@ func (x *Verdict) GetLast() bool {
 		return x.Last
 	}
 	return false
+}
+
+func (x *Verdict) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
 }
 
 type Rejected struct {
@@ -1720,10 +1746,8 @@ type Beat struct {
 	// The newest counter of the peer that has passed through the sender's apply queue.
 	Echo    uint64 `protobuf:"varint,2,opt,name=echo,proto3" json:"echo,omitempty"`
 	ClockMs int64  `protobuf:"varint,3,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
-	// For the peer's data, by scope: applied here.
+	// For the peer's data, by scope: applied here. With a digest now and then, which the peer compares with its own.
 	Applied []*ScopeState `protobuf:"bytes,4,rep,name=applied,proto3" json:"applied,omitempty"`
-	// For own data, by scope: all is sent up to here; a receiver that is at this position must have this digest.
-	Sent []*ScopeState `protobuf:"bytes,5,rep,name=sent,proto3" json:"sent,omitempty"`
 	// Revisions of the peer's store that are computed into tables, and acknowledged by all connected proxies.
 	Computed        uint64       `protobuf:"varint,6,opt,name=computed,proto3" json:"computed,omitempty"`
 	Acknowledged    uint64       `protobuf:"varint,7,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
@@ -1788,13 +1812,6 @@ func (x *Beat) GetClockMs() int64 {
 func (x *Beat) GetApplied() []*ScopeState {
 	if x != nil {
 		return x.Applied
-	}
-	return nil
-}
-
-func (x *Beat) GetSent() []*ScopeState {
-	if x != nil {
-		return x.Sent
 	}
 	return nil
 }
@@ -1992,6 +2009,7 @@ type Credit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Scope         string                 `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
 	Batches       uint32                 `protobuf:"varint,2,opt,name=batches,proto3" json:"batches,omitempty"`
+	Generation    uint64                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2036,6 +2054,13 @@ func (x *Credit) GetScope() string {
 func (x *Credit) GetBatches() uint32 {
 	if x != nil {
 		return x.Batches
+	}
+	return 0
+}
+
+func (x *Credit) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
 	}
 	return 0
 }
@@ -2402,12 +2427,15 @@ const file_zonesync_proto_rawDesc = "" +
 	"\aOutcome\x12\f\n" +
 	"\bACCEPTED\x10\x00\x12\f\n" +
 	"\bREPLACED\x10\x01\x12\v\n" +
-	"\aREFUSED\x10\x02\"\x99\x01\n" +
+	"\aREFUSED\x10\x02\"\xb9\x01\n" +
 	"\n" +
 	"ScopeBegin\x12\x14\n" +
 	"\x05scope\x18\x01 \x01(\tR\x05scope\x126\n" +
 	"\x03how\x18\x02 \x01(\x0e2$.causeway.zonesync.v1.ScopeBegin.HowR\x03how\x12\x10\n" +
-	"\x03why\x18\x03 \x01(\tR\x03why\"+\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x04 \x01(\x04R\n" +
+	"generation\"+\n" +
 	"\x03How\x12\n" +
 	"\n" +
 	"\x06RESUME\x10\x00\x12\f\n" +
@@ -2417,7 +2445,7 @@ const file_zonesync_proto_rawDesc = "" +
 	"\bScopeEnd\x12\x14\n" +
 	"\x05scope\x18\x01 \x01(\tR\x05scope\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x12.\n" +
-	"\x02at\x18\x03 \x01(\v2\x1e.causeway.zonesync.v1.PositionR\x02at\"\x9a\x02\n" +
+	"\x02at\x18\x03 \x01(\v2\x1e.causeway.zonesync.v1.PositionR\x02at\"\xba\x02\n" +
 	"\x05Batch\x12\x14\n" +
 	"\x05scope\x18\x01 \x01(\tR\x05scope\x122\n" +
 	"\x04from\x18\x02 \x01(\v2\x1e.causeway.zonesync.v1.PositionR\x04from\x12.\n" +
@@ -2426,7 +2454,10 @@ const file_zonesync_proto_rawDesc = "" +
 	"\x04part\x18\x05 \x01(\rR\x04part\x12\x12\n" +
 	"\x04last\x18\x06 \x01(\bR\x04last\x12\x18\n" +
 	"\aupserts\x18\a \x03(\fR\aupserts\x129\n" +
-	"\bremovals\x18\b \x03(\v2\x1d.causeway.zonesync.v1.RemovalR\bremovals\"\xbe\x03\n" +
+	"\bremovals\x18\b \x03(\v2\x1d.causeway.zonesync.v1.RemovalR\bremovals\x12\x1e\n" +
+	"\n" +
+	"generation\x18\t \x01(\x04R\n" +
+	"generation\"\xbe\x03\n" +
 	"\x06Object\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x12\n" +
@@ -2457,13 +2488,16 @@ const file_zonesync_proto_rawDesc = "" +
 	"\x05Cause\x12\v\n" +
 	"\aDELETED\x10\x00\x12\r\n" +
 	"\tSCOPE_END\x10\x01\x12\r\n" +
-	"\tWITHDRAWN\x10\x02\"\xb3\x01\n" +
+	"\tWITHDRAWN\x10\x02\"\xd3\x01\n" +
 	"\aVerdict\x12\x14\n" +
 	"\x05scope\x18\x01 \x01(\tR\x05scope\x12.\n" +
 	"\x02to\x18\x02 \x01(\v2\x1e.causeway.zonesync.v1.PositionR\x02to\x12:\n" +
 	"\brejected\x18\x03 \x03(\v2\x1e.causeway.zonesync.v1.RejectedR\brejected\x12\x12\n" +
 	"\x04part\x18\x04 \x01(\rR\x04part\x12\x12\n" +
-	"\x04last\x18\x05 \x01(\bR\x04last\"\xcf\x01\n" +
+	"\x04last\x18\x05 \x01(\bR\x04last\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x06 \x01(\x04R\n" +
+	"generation\"\xcf\x01\n" +
 	"\bRejected\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x12\n" +
@@ -2474,13 +2508,12 @@ const file_zonesync_proto_rawDesc = "" +
 	"\tPERMANENT\x10\x00\x12\x0e\n" +
 	"\n" +
 	"ON_UPGRADE\x10\x01\x12\x11\n" +
-	"\rNEEDS_FEATURE\x10\x02\"\xa6\x03\n" +
+	"\rNEEDS_FEATURE\x10\x02\"\xf6\x02\n" +
 	"\x04Beat\x12\x18\n" +
 	"\acounter\x18\x01 \x01(\x04R\acounter\x12\x12\n" +
 	"\x04echo\x18\x02 \x01(\x04R\x04echo\x12\x19\n" +
 	"\bclock_ms\x18\x03 \x01(\x03R\aclockMs\x12:\n" +
-	"\aapplied\x18\x04 \x03(\v2 .causeway.zonesync.v1.ScopeStateR\aapplied\x124\n" +
-	"\x04sent\x18\x05 \x03(\v2 .causeway.zonesync.v1.ScopeStateR\x04sent\x12\x1a\n" +
+	"\aapplied\x18\x04 \x03(\v2 .causeway.zonesync.v1.ScopeStateR\aapplied\x12\x1a\n" +
 	"\bcomputed\x18\x06 \x01(\x04R\bcomputed\x12\"\n" +
 	"\facknowledged\x18\a \x01(\x04R\facknowledged\x127\n" +
 	"\aproxies\x18\b \x01(\v2\x1d.causeway.zonesync.v1.ProxiesR\aproxies\x12?\n" +
@@ -2488,7 +2521,7 @@ const file_zonesync_proto_rawDesc = "" +
 	"exceptions\x18\t \x03(\v2\x1f.causeway.zonesync.v1.ExceptionR\n" +
 	"exceptions\x12)\n" +
 	"\x10exceptions_total\x18\n" +
-	" \x01(\x04R\x0fexceptionsTotal\"\x81\x01\n" +
+	" \x01(\x04R\x0fexceptionsTotalJ\x04\b\x05\x10\x06\"\x81\x01\n" +
 	"\aProxies\x12\x1c\n" +
 	"\tconnected\x18\x01 \x01(\x04R\tconnected\x12\"\n" +
 	"\facknowledged\x18\x02 \x01(\x04R\facknowledged\x12\x18\n" +
@@ -2500,10 +2533,13 @@ const file_zonesync_proto_rawDesc = "" +
 	"\x04type\x18\x03 \x01(\tR\x04type\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1a\n" +
-	"\bpolicies\x18\x06 \x03(\tR\bpolicies\"8\n" +
+	"\bpolicies\x18\x06 \x03(\tR\bpolicies\"X\n" +
 	"\x06Credit\x12\x14\n" +
 	"\x05scope\x18\x01 \x01(\tR\x05scope\x12\x18\n" +
-	"\abatches\x18\x02 \x01(\rR\abatches\"m\n" +
+	"\abatches\x18\x02 \x01(\rR\abatches\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\"m\n" +
 	"\vObservation\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x120\n" +
 	"\x05facts\x18\x02 \x03(\v2\x1a.causeway.zonesync.v1.FactR\x05facts\x12\x10\n" +
@@ -2607,19 +2643,18 @@ var file_zonesync_proto_depIdxs = []int32{
 	19, // 30: causeway.zonesync.v1.Verdict.rejected:type_name -> causeway.zonesync.v1.Rejected
 	3,  // 31: causeway.zonesync.v1.Rejected.retry:type_name -> causeway.zonesync.v1.Rejected.Retry
 	10, // 32: causeway.zonesync.v1.Beat.applied:type_name -> causeway.zonesync.v1.ScopeState
-	10, // 33: causeway.zonesync.v1.Beat.sent:type_name -> causeway.zonesync.v1.ScopeState
-	21, // 34: causeway.zonesync.v1.Beat.proxies:type_name -> causeway.zonesync.v1.Proxies
-	22, // 35: causeway.zonesync.v1.Beat.exceptions:type_name -> causeway.zonesync.v1.Exception
-	25, // 36: causeway.zonesync.v1.Observation.facts:type_name -> causeway.zonesync.v1.Fact
-	4,  // 37: causeway.zonesync.v1.Link.Join:input_type -> causeway.zonesync.v1.JoinRequest
-	8,  // 38: causeway.zonesync.v1.Link.Sync:input_type -> causeway.zonesync.v1.Message
-	5,  // 39: causeway.zonesync.v1.Link.Join:output_type -> causeway.zonesync.v1.JoinReply
-	8,  // 40: causeway.zonesync.v1.Link.Sync:output_type -> causeway.zonesync.v1.Message
-	39, // [39:41] is the sub-list for method output_type
-	37, // [37:39] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	21, // 33: causeway.zonesync.v1.Beat.proxies:type_name -> causeway.zonesync.v1.Proxies
+	22, // 34: causeway.zonesync.v1.Beat.exceptions:type_name -> causeway.zonesync.v1.Exception
+	25, // 35: causeway.zonesync.v1.Observation.facts:type_name -> causeway.zonesync.v1.Fact
+	4,  // 36: causeway.zonesync.v1.Link.Join:input_type -> causeway.zonesync.v1.JoinRequest
+	8,  // 37: causeway.zonesync.v1.Link.Sync:input_type -> causeway.zonesync.v1.Message
+	5,  // 38: causeway.zonesync.v1.Link.Join:output_type -> causeway.zonesync.v1.JoinReply
+	8,  // 39: causeway.zonesync.v1.Link.Sync:output_type -> causeway.zonesync.v1.Message
+	38, // [38:40] is the sub-list for method output_type
+	36, // [36:38] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_zonesync_proto_init() }
