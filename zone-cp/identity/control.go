@@ -2,9 +2,7 @@ package identity
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"net/url"
@@ -13,9 +11,8 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
-	"github.com/causeway-mesh/causeway/api/pki"
 	"github.com/causeway-mesh/causeway/api/resource"
-	"github.com/causeway-mesh/causeway/store"
+	"github.com/causeway-mesh/causeway/store/authority"
 	"github.com/causeway-mesh/causeway/store/catalog"
 )
 
@@ -28,9 +25,8 @@ const controlSecret = "agent-control-ca"
 // A Control is the authority of a zone for the certificates with which agents connect.
 // It signs no workload and no workload trusts it.
 type Control struct {
-	issuer   *pki.Issuer
+	*authority.Authority
 	lifetime time.Duration
-	now      func() time.Time
 }
 
 // A Grant is what a control certificate says about its holder. The token's claims travel in it, so that they
@@ -53,109 +49,22 @@ func (g Grant) Key() resource.Key {
 // OpenControl reads the control authority of a zone, or makes and stores it.
 // Lifetime and now may be zero for their defaults.
 func OpenControl(ctx context.Context, c *catalog.Catalog, zone string, lifetime time.Duration, now func() time.Time) (*Control, error) {
-	if now == nil {
-		now = time.Now
-	}
 	if lifetime <= 0 {
 		lifetime = DefaultControlLifetime
 	}
-	key := resource.Key{Type: mesh.TypeGlobalSecret, Name: controlSecret}
-	if _, ok := c.Snapshot().Get(key); !ok {
-		if err := makeControl(ctx, c, key, zone, now()); err != nil {
-			return nil, fmt.Errorf("control authority: %w", err)
-		}
-	}
-	data, ok := secretData(c.Snapshot(), key)
-	if !ok {
-		return nil, fmt.Errorf("control authority: GlobalSecret %s was written but is not visible yet; start again", controlSecret)
-	}
-	cert, private, ok := pki.SplitPEM(data)
-	if !ok {
-		return nil, fmt.Errorf("control authority: GlobalSecret %s must hold a certificate and a key; restore it, or delete it and let all agents enroll again", controlSecret)
-	}
-	issuer, err := pki.ParseIssuer(cert, private, true, now())
-	if err != nil {
-		return nil, fmt.Errorf("control authority: GlobalSecret %s: %w", controlSecret, err)
-	}
-	return &Control{issuer: issuer, lifetime: lifetime, now: now}, nil
-}
-
-func makeControl(ctx context.Context, c *catalog.Catalog, key resource.Key, zone string, now time.Time) error {
-	cert, private, err := pki.NewRoot("agents of "+zone, "", now)
-	if err != nil {
-		return err
-	}
-	r, err := resource.WithSpec(resource.Meta{Type: key.Type, Name: key.Name, Labels: map[string]string{
-		resource.LabelDisplayName: key.Name,
-		resource.LabelOrigin:      resource.OriginZone,
-		resource.LabelZone:        zone,
-		resource.LabelEnv:         "universal",
-	}}, &mesh.GlobalSecret{Data: append(cert, private...)})
-	if err != nil {
-		return err
-	}
-	_, err = c.Commit(ctx, catalog.Batch{
-		Author: author, Reason: "control authority of the zone",
-		Puts: []catalog.Put{{Resource: r, Expect: store.ExpectAbsent}},
+	a, err := authority.Open(ctx, authority.Config{
+		Catalog: c, Secret: controlSecret, Name: "agents of " + zone, Author: author, Without: "let all agents enroll again", Now: now,
+		Labels: map[string]string{resource.LabelOrigin: resource.OriginZone, resource.LabelZone: zone, resource.LabelEnv: "universal"},
 	})
-	if errors.Is(err, store.ErrConflict) {
-		return nil // another instance of the zone was first
+	if err != nil {
+		return nil, fmt.Errorf("control certificates: %w", err)
 	}
-	return err
-}
-
-// Pool holds what control certificates are verified with.
-func (c *Control) Pool() *x509.CertPool {
-	p := x509.NewCertPool()
-	p.AddCert(c.issuer.Signing())
-	return p
-}
-
-// TLS is the server side of agent connections. A client certificate is optional, since an agent that enrolls has none yet,
-// but one that is given must be a control certificate of this zone.
-func (c *Control) TLS(server func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
-	return &tls.Config{
-		MinVersion:     tls.VersionTLS13,
-		GetCertificate: server,
-		ClientAuth:     tls.VerifyClientCertIfGiven,
-		ClientCAs:      c.Pool(),
-		NextProtos:     []string{"h2"},
-		Time:           c.now,
-		// A resumed session would outlive the certificate it began with.
-		SessionTicketsDisabled: true,
-	}
+	return &Control{a, lifetime}, nil
 }
 
 // Issue signs the request of an agent for a control certificate. It returns a *pki.RequestError for a bad request.
 func (c *Control) Issue(request []byte, g Grant) (chain [][]byte, lifetime time.Duration, err error) {
-	public, err := pki.ParseRequest(request)
-	if err != nil {
-		return nil, 0, err
-	}
-	serial, err := pki.NewSerial()
-	if err != nil {
-		return nil, 0, err
-	}
-	now := c.now()
-	until := now.Add(c.lifetime).Truncate(time.Second) // certificates know no parts of seconds
-	t := &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{CommonName: g.Mesh + "." + g.Name},
-		URIs:                  []*url.URL{g.uri()},
-		NotBefore:             now.Add(-pki.Backdate),
-		NotAfter:              until,
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-		BasicConstraintsValid: true,
-	}
-	if len(t.Subject.CommonName) > 64 { // the limit of X.520; nothing reads the subject
-		t.Subject.CommonName = t.Subject.CommonName[:64]
-	}
-	der, err := c.issuer.Create(t, public)
-	if err != nil {
-		return nil, 0, fmt.Errorf("sign a control certificate: %w", err)
-	}
-	return [][]byte{der}, until.Sub(now), nil
+	return c.Sign(request, g.Mesh+"."+g.Name, g.uri(), c.lifetime)
 }
 
 const grantScheme = "causeway-agent"

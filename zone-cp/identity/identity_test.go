@@ -352,8 +352,8 @@ func TestWhoGetsNoIdentity(t *testing.T) {
 	}
 }
 
-// authority makes a root and an intermediate below it, in PEM.
-func authority(t *testing.T) (root, intermediate, rootKey, intermediateKey string) {
+// corporate makes a root and an intermediate below it, in PEM.
+func corporate(t *testing.T) (root, intermediate, rootKey, intermediateKey string) {
 	t.Helper()
 	rc, rk, err := pki.NewRoot("corporate", "", time.Now())
 	if err != nil {
@@ -410,8 +410,8 @@ spec:
 }
 
 func TestSuppliedAuthority(t *testing.T) {
-	root, inter, rootKey, interKey := authority(t)
-	other, _, _, _ := authority(t)
+	root, inter, rootKey, interKey := corporate(t)
+	other, _, _, _ := corporate(t)
 	for name, c := range map[string]struct {
 		yaml      string
 		provider  string
@@ -463,7 +463,7 @@ func TestSuppliedAuthority(t *testing.T) {
 }
 
 func TestSourcesOfAnAuthority(t *testing.T) {
-	_, inter, _, interKey := authority(t)
+	_, inter, _, interKey := corporate(t)
 	p := newPlane(t, func(c *Config) {
 		c.LookupEnv = func(k string) (string, bool) { return interKey, k == "CA_KEY" }
 	})
@@ -526,7 +526,7 @@ func TestAnAuthorityIsNeverReplaced(t *testing.T) {
 
 func TestTrustOfAnotherOwnerIsLeftAlone(t *testing.T) {
 	p := newPlane(t)
-	root, _, _, _ := authority(t)
+	root, _, _, _ := corporate(t)
 	trust := func(domain string) string {
 		return fmt.Sprintf("---\ntype: MeshTrust\nmesh: default\nname: default-identity\nspec: {trustDomain: %s, caBundles: [{type: Pem, pem: {value: %q}}]}\n", domain, root)
 	}
@@ -547,8 +547,8 @@ func TestTrustOfAnotherOwnerIsLeftAlone(t *testing.T) {
 
 func TestTrustKeepsDomainsApart(t *testing.T) {
 	p := newPlane(t)
-	east, _, _, _ := authority(t)
-	west, _, _, _ := authority(t)
+	east, _, _, _ := corporate(t)
+	west, _, _, _ := corporate(t)
 	doc := func(name, domain, pem string) string {
 		return fmt.Sprintf("---\ntype: MeshTrust\nmesh: default\nname: %s\nspec: {trustDomain: %s, caBundles: [{type: Pem, pem: {value: %q}}]}\n", name, domain, pem)
 	}

@@ -1,0 +1,176 @@
+// Package authority is a certificate authority that a control plane keeps in a GlobalSecret of its own store, for the certificates
+// with which others connect to it. Every instance on that store signs and verifies alike. It signs no workload, and what a
+// certificate says about its holder is its caller's business.
+package authority
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/pki"
+	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/store"
+	"github.com/causeway-mesh/causeway/store/catalog"
+)
+
+// Config of an Authority.
+type Config struct {
+	Catalog *catalog.Catalog
+	// Secret is the name of the GlobalSecret with certificate and key in PEM.
+	Secret string
+	// Name is the subject of the authority, for people.
+	Name string
+	// Labels are set on the GlobalSecret, beside its display name.
+	Labels map[string]string
+	Author string
+	// Without says what must be done once the GlobalSecret is deleted, for messages.
+	Without string
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// An Authority signs client certificates.
+type Authority struct {
+	issuer *pki.Issuer
+	now    func() time.Time
+}
+
+// visible bounds how long an instance waits to see what another one wrote.
+const visible = 10 * time.Second
+
+// Open reads the authority, or makes and stores it. Of several instances that start together one makes it. The catalog must run.
+func Open(ctx context.Context, cfg Config) (*Authority, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	a, err := open(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("authority in GlobalSecret %s: %w", cfg.Secret, err)
+	}
+	return a, nil
+}
+
+func open(ctx context.Context, cfg Config) (*Authority, error) {
+	key := resource.Key{Type: mesh.TypeGlobalSecret, Name: cfg.Secret}
+	if _, ok := cfg.Catalog.Snapshot().Get(key); !ok {
+		if err := create(ctx, cfg, key); err != nil {
+			return nil, err
+		}
+	}
+	data, err := await(ctx, cfg.Catalog, key)
+	if err != nil {
+		return nil, err
+	}
+	cert, private, ok := pki.SplitPEM(data)
+	if !ok {
+		return nil, fmt.Errorf("it must hold a certificate and a key; restore it, or delete it and %s", cfg.Without)
+	}
+	issuer, err := pki.ParseIssuer(cert, private, true, cfg.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &Authority{issuer: issuer, now: cfg.Now}, nil
+}
+
+func create(ctx context.Context, cfg Config, key resource.Key) error {
+	cert, private, err := pki.NewRoot(cfg.Name, "", cfg.Now())
+	if err != nil {
+		return err
+	}
+	labels := map[string]string{resource.LabelDisplayName: key.Name}
+	for k, v := range cfg.Labels {
+		labels[k] = v
+	}
+	r, err := resource.WithSpec(resource.Meta{Type: key.Type, Name: key.Name, Labels: labels}, &mesh.GlobalSecret{Data: append(cert, private...)})
+	if err != nil {
+		return err
+	}
+	_, err = cfg.Catalog.Commit(ctx, catalog.Batch{
+		Author: cfg.Author, Reason: "authority of this control plane",
+		Puts: []catalog.Put{{Resource: r, Expect: store.ExpectAbsent}},
+	})
+	if errors.Is(err, store.ErrConflict) {
+		return nil // another instance was first
+	}
+	return err
+}
+
+// await waits until what was written, perhaps by another instance, can be seen here.
+func await(ctx context.Context, c *catalog.Catalog, key resource.Key) ([]byte, error) {
+	feed := c.Subscribe()
+	defer feed.Close()
+	ctx, cancel := context.WithTimeout(ctx, visible)
+	defer cancel()
+	for {
+		if r, ok := c.Snapshot().Get(key); ok {
+			if spec, ok := r.Spec.(*mesh.GlobalSecret); ok {
+				return spec.Data, nil
+			}
+		}
+		if _, err := feed.Next(ctx); err != nil {
+			return nil, fmt.Errorf("it was written but is not visible here; start again: %w", err)
+		}
+	}
+}
+
+// Pool holds what the certificates of this authority are verified with.
+func (a *Authority) Pool() *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AddCert(a.issuer.Signing())
+	return p
+}
+
+// TLS is the server side of connections. A client certificate is optional, since whoever comes to get its first one has none yet,
+// but one that is given must be of this authority.
+func (a *Authority) TLS(server func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		GetCertificate: server,
+		ClientAuth:     tls.VerifyClientCertIfGiven,
+		ClientCAs:      a.Pool(),
+		NextProtos:     []string{"h2"},
+		Time:           a.now,
+		// A resumed session would outlive the certificate it began with.
+		SessionTicketsDisabled: true,
+	}
+}
+
+// Sign signs a PKCS #10 request for a client certificate that says what the URI says; names in the request are ignored.
+// Name is for people. It returns a *pki.RequestError for a bad request.
+func (a *Authority) Sign(request []byte, name string, uri *url.URL, lifetime time.Duration) (chain [][]byte, left time.Duration, err error) {
+	public, err := pki.ParseRequest(request)
+	if err != nil {
+		return nil, 0, err
+	}
+	serial, err := pki.NewSerial()
+	if err != nil {
+		return nil, 0, err
+	}
+	now := a.now()
+	until := now.Add(lifetime).Truncate(time.Second) // certificates know no parts of seconds
+	t := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: name[:min(len(name), maxCommonName)]},
+		URIs:                  []*url.URL{uri},
+		NotBefore:             now.Add(-pki.Backdate),
+		NotAfter:              until,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true,
+	}
+	der, err := a.issuer.Create(t, public)
+	if err != nil {
+		return nil, 0, fmt.Errorf("sign a client certificate: %w", err)
+	}
+	return [][]byte{der}, until.Sub(now), nil
+}
+
+// maxCommonName is the limit of X.520; nothing reads the subject.
+const maxCommonName = 64
