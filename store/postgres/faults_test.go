@@ -19,7 +19,7 @@ import (
 )
 
 func patient(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -29,7 +29,7 @@ func until(t testing.TB, what string, met func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	late := time.After(30 * time.Second)
+	late := time.After(2 * time.Minute)
 	for !met() {
 		select {
 		case <-tick.C:
@@ -67,8 +67,12 @@ type told struct {
 // write commits batches from some writers, each creating an object and counting a shared one, until stop is closed.
 func (w *told) write(t *testing.T, s *Store, writers int, stop <-chan struct{}) *sync.WaitGroup {
 	w.yes, w.no = make(map[store.BatchID]store.Committed), make(map[store.BatchID]error)
-	ctx := patient(t)
+	ctx, cancel := context.WithCancel(patient(t))
 	var wg sync.WaitGroup
+	t.Cleanup(func() { // a failed test does not stop them
+		cancel()
+		wg.Wait()
+	})
 	for i := range writers {
 		wg.Go(func() {
 			for n := 0; ; n++ {
@@ -81,6 +85,9 @@ func (w *told) write(t *testing.T, s *Store, writers int, stop <-chan struct{}) 
 				c, err := s.Commit(ctx, b)
 				w.mu.Lock()
 				switch {
+				case ctx.Err() != nil:
+					w.mu.Unlock()
+					return
 				case err == nil:
 					w.yes[b.ID] = c
 				case errors.Is(err, store.ErrUnknownOutcome):
