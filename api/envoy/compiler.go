@@ -59,6 +59,10 @@ type Class struct {
 	Identity bool
 	// Transparent proxies listen on the virtual IPs themselves; the others have listeners of their own.
 	Transparent bool
+	// Labels holds the labels of the proxies that their policies ask for, as canonical JSON.
+	Labels string
+	// Ingress proxies take traffic of other zones.
+	Ingress bool
 	// Reachable holds the destinations the proxies asked for as canonical JSON; empty means all.
 	Reachable string
 }
@@ -145,9 +149,16 @@ func (c *Compiler) classOf(r *memo.Reader, k resource.Key) Class {
 	if !ok {
 		return Class{Mesh: k.Mesh}
 	}
+	ingress := dp.HasListener(mesh.ZoneIngress)
+	if onlyListens(dp) {
+		return Class{Mesh: k.Mesh, Ingress: ingress, Reachable: encode(mesh.ReachableBackends{})}
+	}
+	selected := c.view.Selected(r, k)
 	cl := Class{
 		Mesh:        k.Mesh,
-		Outbound:    encodeSets(c.view.Selected(r, k)),
+		Outbound:    encodeSets(selected),
+		Labels:      c.labelsFor(r, res.Meta, selected),
+		Ingress:     ingress,
 		Identity:    c.view.IdentityOf(r, k).SPIFFEID != "",
 		Transparent: dp.Transparent(),
 	}
@@ -155,6 +166,31 @@ func (c *Compiler) classOf(r *memo.Reader, k resource.Key) Class {
 		cl.Reachable = encode(tp.ReachableBackends)
 	}
 	return cl
+}
+
+// onlyListens says that a proxy serves its zone and no workload, so that nothing is sent through it but what its listeners take in.
+func onlyListens(dp *mesh.Dataplane) bool {
+	n := dp.Networking
+	return len(n.Listeners) > 0 && len(n.Inbound) == 0 && len(n.Outbound) == 0 && n.OutboundBlock == "" && !dp.Transparent()
+}
+
+// labelsFor picks the labels of a proxy that the policies that reach it ask for.
+func (c *Compiler) labelsFor(r *memo.Reader, dp resource.Meta, selected []view.Selected) string {
+	out := map[string]string{}
+	for _, s := range selected {
+		if s.Outbound == "" {
+			continue
+		}
+		for _, label := range c.view.ClientLabels(r, s.Type, dp.Mesh, s.Outbound) {
+			if v, ok := dp.Labels[label]; ok {
+				out[label] = v
+			}
+		}
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return encode(out)
 }
 
 // collector gathers fragments and problems of one part.

@@ -51,6 +51,33 @@ func (cs confs) list() []conf {
 	return out
 }
 
+// clientLabels picks what the configuration asks of a client's labels, as canonical JSON.
+func (c *Compiler) clientLabels(cs confs, of string) string {
+	if cs == "" || of == "" {
+		return ""
+	}
+	have, picked := map[string]string{}, map[string]string{}
+	decode(of, &have)
+	for _, co := range cs.list() {
+		conf := map[string]any{}
+		decode(co.Conf, &conf)
+		for _, p := range c.view.Policies() {
+			if p.Resource().Name != co.Type {
+				continue
+			}
+			for _, label := range p.ClientLabels(conf) {
+				if v, ok := have[label]; ok {
+					picked[label] = v
+				}
+			}
+		}
+	}
+	if len(picked) == 0 {
+		return ""
+	}
+	return encode(picked)
+}
+
 // origins are the policies behind the configuration, sorted.
 func (cs confs) origins() []resource.KRI {
 	var out []resource.KRI

@@ -8,7 +8,6 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -40,7 +39,12 @@ type clusterKey struct {
 
 type assignmentKey struct {
 	Key view.DestinationKey
-	To  resource.KRI
+	To  proxy.Destination
+	// TLS says that the client uses mesh TLS; without it nothing of other zones is reached.
+	TLS bool
+	// Confs is what policies say of where traffic goes, Client the labels of the client that they ask for, as canonical JSON.
+	Confs  confs
+	Client string
 }
 
 type routeKey struct {
@@ -94,7 +98,8 @@ func (c *Compiler) computeOutbounds(r *memo.Reader, cl Class) []outbound {
 }
 
 func (c *Compiler) outbound(r *memo.Reader, cl Class, d view.Destination, listed bool) outbound {
-	return outbound{d, listed, cl.Identity && c.view.TLSReady(r, d.Key.Service)}
+	// What is behind an ingress is never spoken to in plaintext; until it is ready it has no endpoints.
+	return outbound{d, listed, cl.Identity && (c.view.Elsewhere(r, d.Key.Service) || c.view.TLSReady(r, d.Key.Service))}
 }
 
 func (c *Compiler) reaches(r *memo.Reader, refs *mesh.ReachableBackends, d view.Destination) bool {
@@ -163,7 +168,7 @@ func (c *Compiler) buildDestination(r *memo.Reader, k destinationKey) []built {
 	effective := c.effectiveFor(r, k.Class, o.Destination, resource.KRI{})
 	out := []built{
 		c.clusters.Get(r, clusterKey{o.Key, o.Destination.Destination, o.TLS, c.confsFor(policy.HookCluster, effective)}),
-		c.assignments.Get(r, assignmentKey{o.Key, o.KRI}),
+		c.assignments.Get(r, c.assignmentKeyOf(r, k.Class, o, effective)),
 	}
 	if o.Listed && o.Protocol.IsHTTP() {
 		out = append(out, c.routes.Get(r, c.routeKeyOf(r, k.Class, o.Destination)))
@@ -280,42 +285,6 @@ func trackRemaining(m *clusterv3.Cluster) {
 	}
 	for _, t := range m.CircuitBreakers.Thresholds {
 		t.TrackRemaining = true
-	}
-}
-
-func (c *Compiler) buildAssignment(r *memo.Reader, k assignmentKey) built {
-	name := k.To.String()
-	return c.buildFragment(Endpoint, name, "", nil, func([]conf) (proto.Message, error) {
-		m := &endpointv3.ClusterLoadAssignment{ClusterName: name}
-		var group *endpointv3.LocalityLbEndpoints
-		for _, e := range c.view.Endpoints(r, k.Key) {
-			if group == nil || group.Locality.Zone != e.Zone {
-				group = &endpointv3.LocalityLbEndpoints{Locality: &corev3.Locality{Zone: e.Zone}, Priority: c.priority(e.Zone), LoadBalancingWeight: wrapperspb.UInt32(1)}
-				m.Endpoints = append(m.Endpoints, group)
-			}
-			group.LbEndpoints = append(group.LbEndpoints, lbEndpoint(e))
-		}
-		slices.SortStableFunc(m.Endpoints, func(a, b *endpointv3.LocalityLbEndpoints) int { return int(a.Priority) - int(b.Priority) })
-		return m, nil
-	})
-}
-
-// priority keeps traffic in the zone while the zone can serve it.
-func (c *Compiler) priority(zone string) uint32 {
-	if zone == c.view.Zone() {
-		return 0
-	}
-	return 1
-}
-
-func lbEndpoint(e view.Endpoint) *endpointv3.LbEndpoint {
-	health := map[view.EndpointHealth]corev3.HealthStatus{
-		view.Healthy: corev3.HealthStatus_UNKNOWN, view.Unhealthy: corev3.HealthStatus_UNHEALTHY, view.Draining: corev3.HealthStatus_DRAINING,
-	}[e.Health]
-	return &endpointv3.LbEndpoint{
-		HealthStatus:        health,
-		LoadBalancingWeight: wrapperspb.UInt32(1),
-		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socket(e.Address, e.Port)}},
 	}
 }
 

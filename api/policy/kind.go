@@ -44,6 +44,9 @@ type Kind[C any] struct {
 	// WarnSpec is Warn for such a spec.
 	WarnSpec func(spec any) []string
 
+	// Labels lists the labels of the sending proxy that one configuration asks for; nil means none.
+	Labels func(c C) []string
+
 	// Base is the configuration in force where no policy says anything; nil means none.
 	Base func(d proxy.Direction, p string) C
 	// Merge combines configurations, the most specific last; nil means MergeFields.
@@ -68,6 +71,8 @@ type Hooks[C any] struct {
 	TCP            Hook[func(C, proxy.Listener, *tcpproxyv3.TcpProxy)]
 	HTTPFilters    Hook[func(C, proxy.Listener) []Filter]
 	NetworkFilters Hook[func(C, proxy.Listener) []Filter]
+	// Endpoints arranges where the traffic to a destination goes.
+	Endpoints Hook[func(C, *proxy.Assignment)]
 	// Routes replaces the default route of an outbound by the policy's own; resolve finds the cluster of a backend.
 	Routes Hook[func(c C, d proxy.Destination, resolve Resolve) []RouteOf]
 }
@@ -102,6 +107,8 @@ type Policy interface {
 	Parts(r resource.Resource) (Parts, error)
 	// MatchesInRules says whether inbound rules may depend on the client.
 	MatchesInRules() bool
+	// ClientLabels lists the labels of the sending proxy that one configuration asks for.
+	ClientLabels(conf map[string]any) []string
 	// Effective merges sources, the most specific last, over the base configuration.
 	Effective(d proxy.Direction, protocol string, in []Sourced) Effective
 	// Fields returns what a hook reads; ok is false when the policy has no such hook.
@@ -121,6 +128,7 @@ const (
 	HookTCP            HookName = "tcp"
 	HookHTTPFilters    HookName = "httpFilters"
 	HookNetworkFilters HookName = "networkFilters"
+	HookEndpoints      HookName = "endpoints"
 	HookRoutes         HookName = "routes"
 )
 
@@ -132,11 +140,25 @@ type Bound struct {
 	TCP            func(proxy.Listener, *tcpproxyv3.TcpProxy)
 	HTTPFilters    func(proxy.Listener) []Filter
 	NetworkFilters func(proxy.Listener) []Filter
+	Endpoints      func(*proxy.Assignment)
 	Routes         func(proxy.Destination, Resolve) []RouteOf
 }
 
 // MatchesInRules implements Policy.
 func (k Kind[C]) MatchesInRules() bool { return k.RuleMatches }
+
+// ClientLabels implements Policy.
+func (k Kind[C]) ClientLabels(conf map[string]any) []string {
+	if k.Labels == nil {
+		return nil
+	}
+	var c C
+	b, err := json.Marshal(conf)
+	if err != nil || json.Unmarshal(b, &c) != nil {
+		return nil // refused when it was written
+	}
+	return k.Labels(c)
+}
 
 // Parts implements Policy.
 func (k Kind[C]) Parts(r resource.Resource) (Parts, error) {
@@ -178,6 +200,8 @@ func (k Kind[C]) Fields(h HookName) ([]string, bool) {
 		return hooks.HTTPFilters.Fields, hooks.HTTPFilters.Apply != nil
 	case HookNetworkFilters:
 		return hooks.NetworkFilters.Fields, hooks.NetworkFilters.Apply != nil
+	case HookEndpoints:
+		return hooks.Endpoints.Fields, hooks.Endpoints.Apply != nil
 	case HookRoutes:
 		return hooks.Routes.Fields, hooks.Routes.Apply != nil
 	}
@@ -209,6 +233,9 @@ func (k Kind[C]) Bind(conf string) (Bound, error) {
 	}
 	if f := h.NetworkFilters.Apply; f != nil {
 		b.NetworkFilters = func(l proxy.Listener) []Filter { return f(c, l) }
+	}
+	if f := h.Endpoints.Apply; f != nil {
+		b.Endpoints = func(a *proxy.Assignment) { f(c, a) }
 	}
 	if f := h.Routes.Apply; f != nil {
 		b.Routes = func(d proxy.Destination, r Resolve) []RouteOf { return f(c, d, r) }

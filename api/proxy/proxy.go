@@ -49,3 +49,35 @@ type Cluster struct {
 	Protocol    mesh.Protocol
 	Destination Destination // outbound only
 }
+
+// A Client is a sending proxy, as far as it matters for where its traffic goes.
+type Client struct {
+	Zone string
+	// Labels are those that a policy asks for.
+	Labels map[string]string
+}
+
+// An Assignment is where the traffic of a client to a destination goes. Policies arrange it.
+type Assignment struct {
+	Client      Client
+	Destination Destination
+	Endpoints   []*Endpoint
+	// Overprovisioning is by what percentage health is multiplied before traffic spills to the next priority. 0 is Envoy's 140.
+	Overprovisioning uint32
+}
+
+// An Endpoint is one place that serves a destination, and where a policy puts it.
+type Endpoint struct {
+	Zone string
+	// Label gives a label of the proxy behind the endpoint; empty when there is none, as for every endpoint of another zone.
+	Label func(key string) string
+	// Excluded endpoints get no traffic at all.
+	Excluded bool
+	// Priority is the order in which groups are used, from 0; gaps are closed.
+	Priority uint32
+	// SubZone divides the endpoints of a zone into groups.
+	SubZone string
+	// Weight of the group among those of its priority. 0 is what its endpoints weigh together, and when no policy says
+	// anything else groups are not told apart.
+	Weight uint32
+}

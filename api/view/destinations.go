@@ -2,6 +2,7 @@ package view
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"slices"
 
@@ -35,12 +36,12 @@ const (
 	Draining
 )
 
-// An Endpoint is one place that serves a destination.
+// An Endpoint is one proxy of this zone that serves a destination.
 type Endpoint struct {
-	Address string
-	Port    uint32
-	Zone    string
-	Health  EndpointHealth
+	Dataplane resource.Key
+	Address   string
+	Port      uint32
+	Health    EndpointHealth
 }
 
 // target is a destination as policies see it, and the labels that route backends match.
@@ -53,6 +54,9 @@ type target struct {
 func (v *View) defineDestinations() {
 	v.destinations = memo.NewFunc(v.Graph, "destinations", slices.Equal[[]Destination], v.computeDestinations)
 	v.endpoints = memo.NewFunc(v.Graph, "endpoints", slices.Equal[[]Endpoint], v.computeEndpoints)
+	v.endpointLabel = memo.NewFunc(v.Graph, "endpointLabel", func(a, b string) bool { return a == b }, v.computeEndpointLabel)
+	v.remoteZones = memo.NewFunc(v.Graph, "remoteZones", sameZones, v.computeRemoteZones)
+	v.ingresses = memo.NewFunc(v.Graph, "ingresses", slices.Equal[[]Ingress], v.computeIngresses)
 	v.target = memo.NewFunc(v.Graph, "target", func(a, b target) bool {
 		return a.ok == b.ok && a.Kind == b.Kind && a.Port == b.Port && maps.Equal(a.Labels, b.Labels)
 	}, v.computeTarget)
@@ -114,10 +118,20 @@ func (v *View) computeTarget(r *memo.Reader, d DestinationKey) target {
 	return target{Target: policy.Target{Kind: res.Type, Labels: res.Labels, Port: d.Port}, meta: res.Meta, ok: ok}
 }
 
-// Endpoints lists the places that serve a destination, sorted by address and port.
-func (v *View) Endpoints(r *memo.Reader, d DestinationKey) []Endpoint { return v.endpoints.Get(r, d) }
+// An endpointsKey names the endpoints of a destination that serve clients with or without mesh TLS.
+type endpointsKey struct {
+	Destination DestinationKey
+	TLS         bool
+}
 
-func (v *View) computeEndpoints(r *memo.Reader, d DestinationKey) []Endpoint {
+// Endpoints lists the proxies of this zone that serve a destination, sorted by address and port. With mesh TLS, members of a
+// multi-zone service that cannot speak it yet are left out; they are not reached in plaintext beside others that are.
+func (v *View) Endpoints(r *memo.Reader, d DestinationKey, tls bool) []Endpoint {
+	return v.endpoints.Get(r, endpointsKey{d, tls && d.Service.Type == mesh.TypeMeshMultiZoneService})
+}
+
+func (v *View) computeEndpoints(r *memo.Reader, k endpointsKey) []Endpoint {
+	d := k.Destination
 	res, ok := v.Resource(r, d.Service)
 	if !ok {
 		return nil
@@ -125,11 +139,13 @@ func (v *View) computeEndpoints(r *memo.Reader, d DestinationKey) []Endpoint {
 	var out []Endpoint
 	switch s := res.Spec.(type) {
 	case *mesh.MeshService:
-		out = v.serviceEndpoints(r, res, s, d.Port)
+		if v.zoneOf(res) == v.zone {
+			out = v.serviceEndpoints(r, res, s, d.Port)
+		}
 	case *mesh.MeshMultiZoneService:
-		for _, member := range v.Select(r, mesh.TypeMeshService, res.Mesh, s.Selector.MeshService.MatchLabels) {
-			if port, ok := memberPort(s, d.Port, member); ok {
-				out = append(out, v.Endpoints(r, DestinationKey{member.Key(), port})...)
+		for member, port := range v.memberPorts(r, res, s, d.Port) {
+			if v.zoneOf(member) == v.zone && (!k.TLS || v.TLSReady(r, member.Key())) {
+				out = append(out, v.Endpoints(r, DestinationKey{member.Key(), port}, false)...)
 			}
 		}
 	}
@@ -138,7 +154,53 @@ func (v *View) computeEndpoints(r *memo.Reader, d DestinationKey) []Endpoint {
 }
 
 func compareEndpoints(a, b Endpoint) int {
-	return cmp.Or(cmp.Compare(a.Zone, b.Zone), cmp.Compare(a.Address, b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Health, b.Health))
+	return cmp.Or(cmp.Compare(a.Address, b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Health, b.Health), a.Dataplane.Compare(b.Dataplane))
+}
+
+// memberPorts yields the members of a multi-zone service that have one of its ports, and what they call it.
+func (v *View) memberPorts(r *memo.Reader, res resource.Resource, s *mesh.MeshMultiZoneService, section string) iter.Seq2[resource.Resource, string] {
+	return func(yield func(resource.Resource, string) bool) {
+		for _, member := range v.Select(r, mesh.TypeMeshService, res.Mesh, s.Selector.MeshService.MatchLabels) {
+			if port, ok := memberPort(s, section, member); ok && !yield(member, port) {
+				return
+			}
+		}
+	}
+}
+
+// Serves says whether a destination is served by this zone, ready or not: what its ingress lets in.
+func (v *View) Serves(r *memo.Reader, d DestinationKey) bool {
+	res, ok := v.Resource(r, d.Service)
+	if !ok {
+		return false
+	}
+	switch s := res.Spec.(type) {
+	case *mesh.MeshService:
+		return v.zoneOf(res) == v.zone
+	case *mesh.MeshMultiZoneService:
+		for member := range v.memberPorts(r, res, s, d.Port) {
+			if v.zoneOf(member) == v.zone {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// A labelKey names one label of a dataplane.
+type labelKey struct {
+	Dataplane resource.Key
+	Label     string
+}
+
+// EndpointLabel is the value of a label of a dataplane, empty when it has none.
+func (v *View) EndpointLabel(r *memo.Reader, dp resource.Key, label string) string {
+	return v.endpointLabel.Get(r, labelKey{dp, label})
+}
+
+func (v *View) computeEndpointLabel(r *memo.Reader, k labelKey) string {
+	res, _ := v.Resource(r, k.Dataplane)
+	return res.Labels[k.Label]
 }
 
 // memberPort finds the port of a member that belongs to a port of the multi-zone service.
@@ -175,8 +237,7 @@ func (v *View) serviceEndpoints(r *memo.Reader, res resource.Resource, s *mesh.M
 		for _, in := range spec.ExposedInbounds() {
 			if s.Ports[i].Selects(in) {
 				out = append(out, Endpoint{
-					Address: spec.Networking.InboundAddress(in), Port: in.Port, Zone: v.zoneOf(dp),
-					Health: health(in, facts),
+					Dataplane: dp.Key(), Address: spec.Networking.InboundAddress(in), Port: in.Port, Health: health(in, facts),
 				})
 			}
 		}
@@ -225,18 +286,20 @@ func (v *View) Members(r *memo.Reader, service resource.Resource) []resource.Res
 	return slices.DeleteFunc(out, func(dp resource.Resource) bool { return v.zoneOf(dp) != zone })
 }
 
-// Backend finds the destination that a route's backend names; of several the oldest.
+// Backend finds the destination that a route's backend names; of several one of this zone, then the oldest.
 // A backend without a namespace means the namespace of the route.
 func (v *View) Backend(r *memo.Reader, meshName string, ref policy.BackendRef) (Destination, bool) {
 	var best Destination
-	found := false
+	found, local := false, false
 	for _, res := range v.Select(r, ref.Kind, meshName, ref.Labels) {
+		here := v.zoneOf(res) == v.zone
 		for _, d := range v.ports(res) {
 			if !names(ref, d) {
 				continue
 			}
-			if !found || d.Created < best.Created || d.Created == best.Created && d.KRI.Compare(best.KRI) < 0 {
-				best, found = d, true
+			older := d.Created < best.Created || d.Created == best.Created && d.KRI.Compare(best.KRI) < 0
+			if !found || here && !local || here == local && older {
+				best, found, local = d, true, here
 			}
 		}
 	}

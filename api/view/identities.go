@@ -60,6 +60,9 @@ func (v *View) computeSpiffeIDs(r *memo.Reader, k resource.Key) []string {
 	out := slices.Clone(v.StatusOf(r, k).Identities)
 	switch s := res.Spec.(type) {
 	case *mesh.MeshService:
+		if v.zoneOf(res) != v.zone {
+			break // its own zone says who serves it
+		}
 		for _, dp := range v.Members(r, res) {
 			if id := v.IdentityOf(r, dp.Key()).SPIFFEID; id != "" {
 				out = append(out, id)
@@ -74,7 +77,8 @@ func (v *View) computeSpiffeIDs(r *memo.Reader, k resource.Key) []string {
 	return slices.Compact(out)
 }
 
-// TLSReady says that clients with an identity may use mesh TLS to a destination.
+// TLSReady says that clients with an identity may use mesh TLS to a destination. A multi-zone service is ready when one
+// of its members is; the others get no traffic until they are.
 func (v *View) TLSReady(r *memo.Reader, service resource.Key) bool {
 	res, ok := v.Resource(r, service)
 	if !ok {
@@ -84,13 +88,15 @@ func (v *View) TLSReady(r *memo.Reader, service resource.Key) bool {
 	if !ok {
 		return v.StatusOf(r, service).TLSReady
 	}
-	members := v.Select(r, mesh.TypeMeshService, res.Mesh, s.Selector.MeshService.MatchLabels)
-	for _, m := range members {
-		if !v.TLSReady(r, m.Key()) {
-			return false
-		}
-	}
-	return len(members) > 0
+	return slices.ContainsFunc(v.Select(r, mesh.TypeMeshService, res.Mesh, s.Selector.MeshService.MatchLabels), func(m resource.Resource) bool {
+		return v.TLSReady(r, m.Key())
+	})
+}
+
+// Elsewhere says that a destination belongs to another zone, so that it is reached through an ingress and with mesh TLS only.
+func (v *View) Elsewhere(r *memo.Reader, service resource.Key) bool {
+	res, ok := v.Resource(r, service)
+	return ok && v.zoneOf(res) != v.zone
 }
 
 func number(n uint32) string { return strconv.FormatUint(uint64(n), 10) }

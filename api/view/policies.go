@@ -77,6 +77,7 @@ func (v *View) definePolicies() {
 	v.selected = memo.NewFunc(v.Graph, "selectedPolicies", func(a, b []Selected) bool { return deep(a, b) }, v.computeSelected)
 	v.entries = memo.NewFunc(v.Graph, "policyEntries", func(a, b []policy.Entry) bool { return deep(a, b) }, v.computeEntries)
 	v.effective = memo.NewFunc(v.Graph, "effective", policy.Effective.Equal, v.computeEffective)
+	v.clientLabels = memo.NewFunc(v.Graph, "clientLabels", slices.Equal[[]string], v.computeClientLabels)
 	v.inbound = memo.NewFunc(v.Graph, "effectiveInbound", func(a, b []Client) bool { return deep(a, b) }, v.computeInbound)
 }
 
@@ -162,6 +163,22 @@ func (v *View) computeEntries(r *memo.Reader, k setKey) []policy.Entry {
 		}
 	}
 	return out
+}
+
+// ClientLabels lists the labels of a sending proxy that the policies of a set ask for, sorted.
+func (v *View) ClientLabels(r *memo.Reader, typ, meshName string, set Set) []string {
+	return v.clientLabels.Get(r, setKey{typ, meshName, set})
+}
+
+func (v *View) computeClientLabels(r *memo.Reader, k setKey) []string {
+	var out []string
+	for _, e := range v.entries.Get(r, k) {
+		if !e.Inbound {
+			out = append(out, v.byName[k.Type].ClientLabels(e.Item.Conf)...)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // Outbound is what the policies of a set put in force for a destination; route, when not zero,

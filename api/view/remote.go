@@ -1,8 +1,13 @@
 package view
 
 import (
+	"cmp"
 	"maps"
+	"net/netip"
+	"slices"
 
+	"github.com/causeway-mesh/causeway/api/memo"
+	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 )
 
@@ -19,7 +24,11 @@ func (m Remote) Equal(o Remote) bool { return maps.Equal(m.Ports, o.Ports) }
 type Capacity struct{ Healthy, Total uint32 }
 
 // Gateway is what is known of one ingress address of another zone, by the key of its MeshZoneAddress.
-type Gateway struct{ Down, Draining bool }
+type Gateway struct {
+	Down, Draining bool
+	// IP is what the address resolves to when it is a DNS name. Until it is known, nothing is sent there.
+	IP netip.Addr
+}
 
 // Settings are what a zone decides for all its proxies. They do not change while a view lives.
 type Settings struct {
@@ -52,4 +61,112 @@ func (v *View) SetGateway(address resource.Key, g *Gateway) {
 		return
 	}
 	v.gateways.Set(address, *g)
+}
+
+// A RemoteZone is how another zone serves a destination.
+type RemoteZone struct {
+	Zone string
+	Capacity
+	// Ingresses lead to it, sorted by address and port; never empty.
+	Ingresses []Ingress
+}
+
+// An Ingress is one address at which a zone takes traffic of other zones.
+type Ingress struct {
+	Address string
+	Port    uint32
+	Health  EndpointHealth
+}
+
+func sameZones(a, b []RemoteZone) bool {
+	return slices.EqualFunc(a, b, func(x, y RemoteZone) bool {
+		return x.Zone == y.Zone && x.Capacity == y.Capacity && slices.Equal(x.Ingresses, y.Ingresses)
+	})
+}
+
+// RemoteZones lists the other zones that serve a destination, by name. Only what is ready for mesh TLS counts.
+func (v *View) RemoteZones(r *memo.Reader, d DestinationKey) []RemoteZone {
+	return v.remoteZones.Get(r, d)
+}
+
+func (v *View) computeRemoteZones(r *memo.Reader, d DestinationKey) []RemoteZone {
+	res, ok := v.Resource(r, d.Service)
+	if !ok {
+		return nil
+	}
+	zones := map[string]Capacity{}
+	add := func(service resource.Resource, port string) {
+		if zone := v.zoneOf(service); zone != v.zone && v.TLSReady(r, service.Key()) {
+			c := v.capacity(r, DestinationKey{service.Key(), port})
+			zones[zone] = Capacity{zones[zone].Healthy + c.Healthy, zones[zone].Total + c.Total}
+		}
+	}
+	switch s := res.Spec.(type) {
+	case *mesh.MeshService:
+		if slices.ContainsFunc(s.Ports, func(p mesh.Port) bool { return p.SectionName() == d.Port }) {
+			add(res, d.Port)
+		}
+	case *mesh.MeshMultiZoneService:
+		for member, port := range v.memberPorts(r, res, s, d.Port) {
+			add(member, port)
+		}
+	}
+	var out []RemoteZone
+	for _, zone := range slices.Sorted(maps.Keys(zones)) {
+		if in := v.ingresses.Get(r, zoneKey{res.Mesh, zone}); len(in) > 0 {
+			out = append(out, RemoteZone{zone, zones[zone], in})
+		}
+	}
+	return out
+}
+
+// maxCapacity bounds what a zone can claim, so that weights stay far from what Envoy can add up.
+const maxCapacity = 1 << 20
+
+// capacity is what is known to serve a port of a service of another zone. Counts come straight from that zone and are newer
+// than the recorded state, which is asked only where there are none.
+func (v *View) capacity(r *memo.Reader, d DestinationKey) Capacity {
+	m, _ := v.remotes.Get(r, d.Service)
+	if c, ok := m.Ports[d.Port]; ok {
+		total := min(max(c.Total, c.Healthy, 1), maxCapacity)
+		return Capacity{min(c.Healthy, total), total}
+	}
+	if idle, _ := v.idle.Get(r, d.Service); idle {
+		return Capacity{0, 1}
+	}
+	return Capacity{1, 1}
+}
+
+// A zoneKey names a zone as seen by a mesh.
+type zoneKey struct{ Mesh, Zone string }
+
+func (v *View) computeIngresses(r *memo.Reader, k zoneKey) []Ingress {
+	var out []Ingress
+	for _, res := range v.Select(r, mesh.TypeMeshZoneAddress, k.Mesh, resource.Selector{resource.LabelZone: k.Zone}) {
+		a, ok := res.Spec.(*mesh.MeshZoneAddress)
+		if !ok || a.IsLocal() && !v.settings.LocalAddresses {
+			continue
+		}
+		g, _ := v.gateways.Get(r, res.Key())
+		ip, err := netip.ParseAddr(a.Address)
+		if err != nil {
+			ip = g.IP
+		}
+		ip = ip.Unmap()
+		if !ip.IsValid() || (ip.IsLoopback() || ip.IsLinkLocalUnicast()) && !v.settings.LocalAddresses {
+			continue // a name must not lead where an address may not
+		}
+		in := Ingress{Address: ip.String(), Port: a.Port}
+		switch {
+		case g.Draining:
+			in.Health = Draining
+		case g.Down:
+			in.Health = Unhealthy
+		}
+		out = append(out, in)
+	}
+	slices.SortFunc(out, func(a, b Ingress) int {
+		return cmp.Or(cmp.Compare(a.Address, b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Health, b.Health))
+	})
+	return slices.CompactFunc(out, func(a, b Ingress) bool { return a.Address == b.Address && a.Port == b.Port })
 }
