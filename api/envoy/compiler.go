@@ -102,6 +102,11 @@ type Compiler struct {
 	destinationsOf *memo.Func[Class, []outbound]
 	destination    *memo.Func[destinationKey, []built]
 	halves         *memo.Func[Class, []listening]
+
+	served             *memo.Func[string, []view.Destination]
+	ingressClusters    *memo.Func[ingressKey, built]
+	ingressAssignments *memo.Func[ingressKey, built]
+	responders         *memo.Func[string, built]
 }
 
 // NewCompiler returns a compiler over a view.
@@ -120,6 +125,10 @@ func NewCompiler(v *view.View) *Compiler {
 	c.destinationsOf = memo.NewFunc(g, "outbounds", slices.Equal[[]outbound], c.computeOutbounds)
 	c.destination = memo.NewFunc(g, "destination", func(a, b []built) bool { return slices.EqualFunc(a, b, sameBuilt) }, c.buildDestination)
 	c.halves = memo.NewFunc(g, "outboundListeners", func(a, b []listening) bool { return slices.EqualFunc(a, b, sameListening) }, c.buildHalves)
+	c.served = memo.NewFunc(g, "served", slices.Equal[[]view.Destination], c.serves)
+	c.ingressClusters = memo.NewFunc(g, "ingressCluster", sameBuilt, c.buildIngressCluster)
+	c.ingressAssignments = memo.NewFunc(g, "ingressAssignment", sameBuilt, c.buildIngressAssignment)
+	c.responders = memo.NewFunc(g, "healthResponder", sameBuilt, c.buildResponder)
 	c.shared = memo.NewFunc(g, "shared", sameCompiled, c.compileShared)
 	c.own = memo.NewFunc(g, "own", sameCompiled, c.compileOwn)
 	c.proxies = memo.NewFunc(g, "proxy", func(a, b ProxyConfig) bool {

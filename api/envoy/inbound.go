@@ -90,7 +90,7 @@ func sameExtensions(a, b extensionSet) bool {
 		})
 }
 
-// compileOwn builds what belongs to one proxy alone: its inbounds, and its own outbound listeners.
+// compileOwn builds what belongs to one proxy alone: its inbounds, the listeners of its zone, and its own outbound listeners.
 func (c *Compiler) compileOwn(r *memo.Reader, k resource.Key) Compiled {
 	res, _ := c.view.Resource(r, k)
 	dp, ok := res.Spec.(*mesh.Dataplane)
@@ -109,6 +109,11 @@ func (c *Compiler) compileOwn(r *memo.Reader, k resource.Key) Compiled {
 			}
 			return ""
 		}, &out)
+	}
+	for _, l := range dp.Networking.Listeners {
+		if l.Type == mesh.ZoneIngress {
+			out.add(c.ingressListener(k.Mesh, l))
+		}
 	}
 	if !dp.Transparent() {
 		c.ownOutbounds(r, k, &dp.Networking, &out)

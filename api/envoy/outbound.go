@@ -153,6 +153,9 @@ func (c *Compiler) compileShared(r *memo.Reader, cl Class) Compiled {
 			out.add(l.half.at(l.vip, l.port, false))
 		}
 	}
+	if cl.Ingress {
+		c.compileIngress(r, cl.Mesh, &out)
+	}
 	return out.compiled()
 }
 

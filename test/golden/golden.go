@@ -77,6 +77,16 @@ type facts struct {
 	} `json:"dataplanes"`
 	// Plaintext lists services whose proxies do not all have an identity yet.
 	Plaintext []string `json:"plaintext"`
+	// Unavailable lists services of which no endpoint is ready.
+	Unavailable []string `json:"unavailable"`
+	// Identities maps a service to what its own zone says of who serves it.
+	Identities map[string][]string `json:"identities"`
+	// Remotes maps a service of another zone to the endpoints behind its ports.
+	Remotes map[string]map[string]view.Capacity `json:"remotes"`
+	// Gateways maps a MeshZoneAddress to what is known of it.
+	Gateways map[string]view.Gateway `json:"gateways"`
+	// Settings are those of the zone.
+	Settings view.Settings `json:"settings"`
 }
 
 // Compile computes what the first Dataplane of the resources gets in zone "east". Services get virtual IPs in order of name,
@@ -93,6 +103,7 @@ func Compile(t *testing.T, resources, observed []byte) envoy.ProxyConfig {
 		t.Fatalf("facts.yaml: %v", err)
 	}
 	v := view.New("east", kinds, policies.All)
+	v.Configure(f.Settings)
 	var first *resource.Key
 	vip := 0
 	for _, d := range decoded {
@@ -109,11 +120,19 @@ func Compile(t *testing.T, resources, observed []byte) envoy.ProxyConfig {
 		}
 		if k.Destination {
 			vip++
-			st := view.Status{VIPs: []string{fmt.Sprintf("241.0.0.%d", vip)}, TLSReady: !slices.Contains(f.Plaintext, r.Name)}
-			v.SetStatus(r.Key(), st)
+			v.SetStatus(r.Key(), view.Status{
+				VIPs: []string{fmt.Sprintf("241.0.0.%d", vip)}, TLSReady: !slices.Contains(f.Plaintext, r.Name),
+				Unavailable: slices.Contains(f.Unavailable, r.Name), Identities: f.Identities[r.Name],
+			})
 		}
 		if o, ok := f.Dataplanes[r.Name]; ok && r.Type == mesh.TypeDataplane {
 			v.SetFacts(r.Key(), &view.Facts{Inbounds: o.Inbounds, Draining: o.Draining})
+		}
+		if ports, ok := f.Remotes[r.Name]; ok && r.Type == mesh.TypeMeshService {
+			v.SetRemote(r.Key(), &view.Remote{Ports: ports})
+		}
+		if g, ok := f.Gateways[r.Name]; ok && r.Type == mesh.TypeMeshZoneAddress {
+			v.SetGateway(r.Key(), &g)
 		}
 	}
 	if first == nil {
