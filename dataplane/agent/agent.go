@@ -1,6 +1,10 @@
 // Package agent is a dataplane's agent: it enrolls with the zone, keeps the workload's key and certificate, passes Envoy's
 // configuration through, runs Envoy, probes the workload, and takes all of it down without cutting connections.
 // It decides nothing about configuration and knows no policy; what Envoy does comes from the zone.
+//
+// The agent ends with an error when an address that its Dataplane lists cannot be bound. It does not notice that of virtual
+// addresses: they come by xDS, which it passes on unread. Envoy's log, which is part of the agent's, then says
+// "cannot bind", the zone reports the listener as rejected, and agents never share a block of these addresses.
 package agent
 
 import (
@@ -142,6 +146,7 @@ func (a *agent) run(ctx context.Context) error {
 	a.prober = probe.New(a.log)
 	a.secrets = sds.New(a.log)
 	a.supervisor = newSupervisor(a.cfg.Launch, newAdmin(a.adminSocket()), a.log)
+	a.supervisor.check = func() error { return checkSockets(a.self.sockets) }
 	a.link = newLink(a)
 	a.relay = relay.New(a.link.upstream, a.log)
 	a.secrets.Register(work, a.relay)

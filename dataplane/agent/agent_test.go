@@ -133,7 +133,7 @@ func TestEnrollRunAndLeave(t *testing.T) {
 			}
 		}
 	})
-	cfg := w.config("", webYAML(8080), z.token(webToken))
+	cfg := w.config("", webYAML(1), z.token(webToken))
 	f := &fake{}
 	cfg.Launch, cfg.ReadinessAddress = f.launch, "unix:"+filepath.Join(cfg.RuntimeDir, "r.sock")
 	a := run(t, cfg)
@@ -197,7 +197,7 @@ func ready(t *testing.T, cfg Config) string {
 func TestDrainTimeBoundsTheEnd(t *testing.T) {
 	w := newWorld(t)
 	z := w.start()
-	cfg := w.config("", webYAML(8080), z.token(webToken))
+	cfg := w.config("", webYAML(1), z.token(webToken))
 	f := &fake{open: 3}
 	cfg.Launch, cfg.DrainTime = f.launch, 200*time.Millisecond
 	a := run(t, cfg)
@@ -331,6 +331,48 @@ func TestSecondAgentIsToldWhoTheFirstIs(t *testing.T) {
 	}
 }
 
+// What Envoy could not bind ends the agent by name: otherwise the workload would talk to whoever has the address.
+func TestAddressesThatCannotBeBoundAreNamed(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	outbound := func(address, port string) string {
+		return webYAML(1) + fmt.Sprintf("  outbound: [{port: 2, backendRef: {kind: MeshService, name: web, port: 80}}, {address: %s, port: %s, backendRef: {kind: MeshService, name: stock, port: 80}}]\n", address, port)
+	}
+	for name, c := range map[string]struct {
+		yaml string
+		want []string
+	}{
+		"inbound in use":  {strings.Replace(webYAML(1), "port: 1,", "port: "+port+",", 1), []string{"networking.inbound[0]: inbound http cannot be bound on 127.0.0.1:" + port, "stop it or choose another port"}},
+		"outbound in use": {outbound("127.0.0.1", port), []string{"networking.outbound[1]: outbound to MeshService stock cannot be bound on 127.0.0.1:" + port, "stop it or choose another port"}},
+		"no such address": {outbound("192.0.2.1", "80"), []string{"networking.outbound[1]: outbound to MeshService stock cannot be bound on 192.0.2.1:80", "this host has no such address"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			z := w.start()
+			cfg := w.config("", c.yaml, z.token(webToken))
+			f := &fake{}
+			cfg.Launch = f.launch
+			err := run(t, cfg).ended()
+			for _, want := range c.want {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("ended with %v, want %q", err, want)
+				}
+			}
+			if f.started() != 0 {
+				t.Error("Envoy was started")
+			}
+		})
+	}
+}
+
 func TestEnvoyIsRestarted(t *testing.T) {
 	w := newWorld(t)
 	z := w.start()
@@ -449,7 +491,7 @@ func TestProbesReachTheZone(t *testing.T) {
 	}
 	defer l.Close()
 	port := l.Addr().(*net.TCPAddr).Port
-	cfg := w.config("", strings.Replace(webYAML(8080), "name: http}", fmt.Sprintf("name: http, servicePort: %d, serviceProbe: {interval: 100ms, tcp: {}}}", port), 1), z.token(webToken))
+	cfg := w.config("", strings.Replace(webYAML(1), "name: http}", fmt.Sprintf("name: http, servicePort: %d, serviceProbe: {interval: 100ms, tcp: {}}}", port), 1), z.token(webToken))
 	cfg.Launch = (&fake{}).launch
 	run(t, cfg)
 	state := func() mesh.InboundState {

@@ -144,6 +144,7 @@ type self struct {
 	yaml        []byte // what is registered; empty when only the name is known
 	block       string // the outbound block that the resource asks for
 	transparent bool
+	sockets     []socket // what Envoy will bind; unknown when only the name is known
 }
 
 // readSelf reads the Dataplane. The zone judges it; here only what the agent itself needs is looked at.
@@ -179,7 +180,7 @@ func (c DataplaneConfig) readSelf() (self, error) {
 			return self{}, fmt.Errorf("%s: %s: must be set", c.File, f.field)
 		}
 	}
-	s.yaml, s.block, s.transparent = text, spec.Networking.OutboundBlock, spec.Transparent()
+	s.yaml, s.block, s.transparent, s.sockets = text, spec.Networking.OutboundBlock, spec.Transparent(), sockets(spec)
 	return s, nil
 }
 

@@ -19,7 +19,7 @@ const (
 	restartBase  = 100 * time.Millisecond
 	restartMax   = 30 * time.Second
 	restartReset = time.Minute
-	// startPatience is how long a first start may fail: a former Envoy needs a moment to die.
+	// startPatience is how long a first start may fail: a former Envoy needs a moment to die and to leave its addresses.
 	startPatience = 5 * time.Second
 )
 
@@ -28,6 +28,7 @@ type supervisor struct {
 	log    *slog.Logger
 	launch Launcher
 	admin  *admin
+	check  func() error // what would keep Envoy from serving; asked before the first start
 
 	changed chan struct{} // holds a token when the status changed
 
@@ -45,7 +46,7 @@ func newSupervisor(launch Launcher, a *admin, log *slog.Logger) *supervisor {
 	if launch == nil {
 		launch = func(ctx context.Context, c envoy.Config) (Proxy, error) { return envoy.Start(ctx, c) }
 	}
-	return &supervisor{log: log, launch: launch, admin: a, changed: make(chan struct{}, 1)}
+	return &supervisor{log: log, launch: launch, admin: a, check: func() error { return nil }, changed: make(chan struct{}, 1)}
 }
 
 // Status is how Envoy fares.
@@ -78,7 +79,7 @@ func (s *supervisor) run(ctx context.Context, c envoy.Config) error {
 	wait, everRan, first := restartBase, false, time.Now()
 	for {
 		began := time.Now()
-		p, err := s.launch(ctx, c)
+		p, err := s.start(ctx, c, !everRan)
 		switch {
 		case ctx.Err() != nil && p == nil:
 			return nil
@@ -106,6 +107,16 @@ func (s *supervisor) run(ctx context.Context, c envoy.Config) error {
 		}
 		wait = min(2*wait, restartMax)
 	}
+}
+
+// start checks the host before the first start only: an Envoy that served is worth more with one listener less than not at all.
+func (s *supervisor) start(ctx context.Context, c envoy.Config, first bool) (Proxy, error) {
+	if first {
+		if err := s.check(); err != nil {
+			return nil, err
+		}
+	}
+	return s.launch(ctx, c)
 }
 
 func (s *supervisor) ended(err error) {

@@ -161,7 +161,7 @@ func dynamicResources() *bootstrapv3.Bootstrap_DynamicResources {
 				TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{
 					ClusterName: envoy.AgentCluster,
 					// Without a bound Envoy's waits double up to 30 seconds after streams on which it heard nothing. The agent
-					// holds a stream while it looks for a zone, so retries only bridge the agent's own restart and a lost zone.
+					// holds a stream while it looks for a zone, so retries only bridge a lost zone or socket.
 					RetryPolicy: &corev3.RetryPolicy{RetryBackOff: &corev3.BackoffStrategy{
 						BaseInterval: durationpb.New(20 * time.Millisecond),
 						MaxInterval:  durationpb.New(200 * time.Millisecond),
