@@ -18,7 +18,7 @@ type channel struct {
 	legacy   bool // wildcard by an empty first request, with no star and no name so far
 	greet    bool // owes the first wildcard request an answer, even an empty one
 	named    names
-	unproven map[string]*envoy.Fragment // what the last stream sent without all it needs; until the first request
+	past     *past // what the last stream left at the client; until the first request
 
 	// What the client holds is the fragments of base that it subscribes to, except what over says.
 	base *envoy.Table
@@ -117,16 +117,29 @@ func (c *channel) holds(name string) holding {
 	return nothing
 }
 
-// lastSent is the fragment of a name that was sent last, nil when that is not known.
-func (c *channel) lastSent(name string) *envoy.Fragment {
-	if c.flight != nil {
-		for x := range c.flight.fragments {
-			if x.Name == name {
-				return x
+// underway says that a resource is on its way to the client.
+func (c *channel) underway(name string) bool {
+	return c.flight != nil && c.flight.about(name) && !slices.Contains(c.flight.removed, name)
+}
+
+// uses says that something the client holds refers to a resource.
+func (c *channel) uses(ref envoy.Ref) bool {
+	for _, h := range c.over {
+		if needs(h, ref) {
+			return true
+		}
+	}
+	if c.base == nil {
+		return false
+	}
+	for _, p := range []*envoy.Part{c.base.Shared, c.base.Own} {
+		for _, f := range p.Of(c.typ) {
+			if needs(c.holds(f.Name), ref) {
+				return true
 			}
 		}
 	}
-	return c.holds(name).frag
+	return false
 }
 
 func (c *channel) set(name string, h holding) {
@@ -197,7 +210,7 @@ func (c *channel) open(subscribe names, initial map[string]string) {
 			continue
 		}
 		h := holding{version: version, held: true, sure: true, prior: true}
-		if f := c.unproven[name]; f != nil && f.Version == version {
+		if f := c.past.of(c.typ, name, version); f != nil {
 			h.frag, h.prior = f, false
 		}
 		if old := c.over[name]; old.tried == several {
@@ -207,7 +220,7 @@ func (c *channel) open(subscribe names, initial map[string]string) {
 		}
 		c.set(name, h)
 	}
-	c.unproven = nil
+	c.past = nil
 	c.forget()
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -59,6 +60,7 @@ type client struct {
 	silent  bool                       // its NACKs name nothing
 	patient bool                       // the server gives up waiting after a while
 	late    bool                       // it acknowledges before it subscribes
+	lenient bool                       // it may lose what it served
 	prompt  bool                       // it answers for clusters while they warm
 	kept    []*discoveryv3.DeltaDiscoveryRequest
 
@@ -66,11 +68,15 @@ type client struct {
 	has      [envoy.NumTypes]map[string]string
 	said     [envoy.NumTypes]map[string]string // versions it would report on reconnect
 	wants    [envoy.NumTypes]map[string]bool
-	warming  map[string]bool // clusters without endpoints since they changed
-	active   map[string]bool // clusters that have been ready
-	touched  map[string]bool // clusters that were sent after their endpoints
-	owed     map[string]bool // assignments that the last stream may not have delivered
-	again    map[string]int  // type and name of resources it has asked for again
+	warming  map[string]bool         // clusters without endpoints since they changed
+	active   map[string]bool         // clusters that have been ready
+	empty    map[string]bool         // clusters that came out of warming without endpoints
+	poisoned map[string]string       // extensions of which it remembers a refused version as the one it has
+	served   map[string]bool         // listeners that have served since they were last removed
+	tables   map[string]*envoy.Table // by what responses call them
+	touched  map[string]bool         // clusters that were sent after their endpoints
+	owed     map[string]bool         // assignments that the last stream may not have delivered
+	again    map[string]int          // type and name of resources it has asked for again
 	inbox    []*discoveryv3.DeltaDiscoveryResponse
 	outbox   []*discoveryv3.DeltaDiscoveryRequest
 	opened   [envoy.NumTypes]bool
@@ -84,6 +90,7 @@ type client struct {
 func newClient(t testing.TB, ward *Ward) *client {
 	c := &client{
 		t: t, known: map[string]*envoy.Fragment{}, warming: map[string]bool{}, active: map[string]bool{}, touched: map[string]bool{}, again: map[string]int{},
+		empty: map[string]bool{}, poisoned: map[string]string{}, served: map[string]bool{}, tables: map[string]*envoy.Table{},
 		bad: func(*envoy.Fragment) bool { return false },
 	}
 	for i := range c.has {
@@ -167,6 +174,7 @@ func (c *client) ask(t envoy.Type, add, drop []string) {
 // target gives the session a table, and the model the meaning of its versions.
 func (c *client) target(t *envoy.Table) {
 	c.learn(t)
+	c.tables[strconv.FormatUint(t.Sequence, 10)] = t
 	c.note("   table %d:", t.Sequence)
 	for typ := range envoy.NumTypes {
 		for _, p := range []*envoy.Part{t.Shared, t.Own} {
@@ -245,6 +253,9 @@ func (c *client) apply(r *discoveryv3.DeltaDiscoveryResponse) {
 	c.note("<- %s %v -%v nonce=%s", t, listed, r.RemovedResources, r.Nonce)
 	var refused []string
 	for _, name := range r.RemovedResources {
+		if t == envoy.Listener && c.tables[r.SystemVersionInfo].Get(t, name) == nil {
+			delete(c.served, name)
+		}
 		c.remove(t, name)
 	}
 	for _, x := range r.Resources {
@@ -260,9 +271,15 @@ func (c *client) apply(r *discoveryv3.DeltaDiscoveryResponse) {
 		if !t.Wildcard() && !c.wants[t][x.Name] {
 			continue // it was dropped while this was on its way
 		}
-		if c.bad(f) {
+		if t == envoy.Extension && c.poisoned[x.Name] == x.Version {
+			continue // what it refused it takes for what it has
+		}
+		if c.bad(f) || t == envoy.Listener && c.has[t][x.Name] != x.Version && c.poisons(f) {
 			refused = append(refused, x.Name)
-			if t == envoy.Endpoint || t == envoy.Route {
+			if t == envoy.Extension {
+				c.poisoned[x.Name] = x.Version
+			}
+			if !t.Wildcard() {
 				break // the exception of one watch ends the update of all
 			}
 			continue
@@ -274,7 +291,7 @@ func (c *client) apply(r *discoveryv3.DeltaDiscoveryResponse) {
 		if len(refused) > 0 { // what Envoy reports stays at what it has acknowledged, whatever it runs
 			c.again[t.String()+x.Name] = 2
 			if t == envoy.Endpoint {
-				delete(c.warming, x.Name) // it gives up waiting
+				c.giveUp(x.Name)
 			}
 		} else if t.Wildcard() || c.wants[t][x.Name] {
 			c.said[t][x.Name] = x.Version
@@ -291,10 +308,67 @@ func (c *client) apply(r *discoveryv3.DeltaDiscoveryResponse) {
 	if c.late {
 		c.answer(t, answer)
 		c.follow()
-		return
+	} else {
+		c.follow()
+		c.answer(t, answer)
 	}
-	c.follow()
-	c.answer(t, answer)
+	c.mustGoOn()
+}
+
+// confirmed says that the zone knows what the client has of a resource.
+func (c *client) confirmed(t envoy.Type, name string) bool {
+	h := c.session.channels[t].holds(name)
+	return h.held && h.sure && h.version == c.has[t][name]
+}
+
+// poisons says that a listener uses an extension of which Envoy remembers what it refused.
+func (c *client) poisons(f *envoy.Fragment) bool {
+	return slices.ContainsFunc(f.Refs, func(ref envoy.Ref) bool { return ref.Type == envoy.Extension && c.poisoned[ref.Name] != "" })
+}
+
+// giveUp ends the warming of a cluster whose endpoints can't be had: it takes the place of the former, without any.
+func (c *client) giveUp(cluster string) {
+	if c.warming[cluster] {
+		delete(c.warming, cluster)
+		c.empty[cluster] = true
+	}
+}
+
+// serves says that requests to a listener are answered: all it leads to are clusters that have endpoints.
+func (c *client) serves(listener string) bool {
+	if c.has[envoy.Listener][listener] == "" {
+		return false
+	}
+	refs := slices.Clone(c.content(envoy.Listener, listener).Refs)
+	for _, ref := range refs {
+		if ref.Type != envoy.Cluster && c.has[ref.Type][ref.Name] != "" {
+			refs = append(refs, c.content(ref.Type, ref.Name).Refs...)
+		}
+	}
+	return !slices.ContainsFunc(refs, func(ref envoy.Ref) bool {
+		return ref.Type == envoy.Cluster && (!c.active[ref.Name] || c.empty[ref.Name])
+	})
+}
+
+// mustGoOn fails when a listener that has served, and that no table has removed, serves no longer.
+func (c *client) mustGoOn() {
+	for name := range c.has[envoy.Listener] {
+		known := c.confirmed(envoy.Listener, name)
+		for _, ref := range c.content(envoy.Listener, name).Refs {
+			if c.has[ref.Type][ref.Name] == "" {
+				delete(c.served, name) // it waits for what is new to it, which may turn out to be bad
+			}
+			known = known && c.confirmed(ref.Type, ref.Name)
+		}
+		if known && c.serves(name) {
+			c.served[name] = true
+		}
+	}
+	for name := range c.served {
+		if !c.overdue && !c.lenient && !c.serves(name) {
+			c.fail("listener %s has served and serves no longer", name)
+		}
+	}
 }
 
 // answer sends a verdict. Once it is live, Envoy keeps those about clusters back until none of them warms.
@@ -338,8 +412,11 @@ func (c *client) accept(f *envoy.Fragment) {
 	case envoy.Endpoint:
 		if _, ok := c.has[envoy.Cluster][f.Name]; ok {
 			delete(c.warming, f.Name)
+			delete(c.empty, f.Name)
 			c.active[f.Name] = true
 		}
+	case envoy.Extension:
+		delete(c.poisoned, f.Name)
 	case envoy.Route:
 		c.mustServe(f)
 	case envoy.Listener:
@@ -350,7 +427,7 @@ func (c *client) accept(f *envoy.Fragment) {
 // mustServe fails when something leads to a cluster that cannot take requests.
 func (c *client) mustServe(f *envoy.Fragment) {
 	for _, ref := range f.Refs {
-		if ref.Type == envoy.Cluster && !c.active[ref.Name] && !c.overdue {
+		if ref.Type == envoy.Cluster && (!c.active[ref.Name] || c.empty[ref.Name]) && !c.overdue {
 			c.fail("%s %s leads to cluster %s, which is missing or was never ready", f.Type, f.Name, ref.Name)
 		}
 	}
@@ -358,15 +435,17 @@ func (c *client) mustServe(f *envoy.Fragment) {
 
 func (c *client) remove(t envoy.Type, name string) {
 	delete(c.said[t], name)
+	had := c.has[t][name] != ""
 	if t != envoy.Endpoint && t != envoy.Route { // of these, what there was stays in force
 		delete(c.has[t], name)
 	}
 	switch t {
 	case envoy.Endpoint:
-		delete(c.warming, name) // Envoy gives up waiting
+		c.giveUp(name)
 	case envoy.Cluster:
 		delete(c.warming, name)
 		delete(c.active, name)
+		delete(c.empty, name)
 		for _, user := range []envoy.Type{envoy.Listener, envoy.Route} {
 			for n := range c.has[user] {
 				if slices.Contains(c.content(user, n).Refs, to(t, name)) {
@@ -375,8 +454,11 @@ func (c *client) remove(t envoy.Type, name string) {
 			}
 		}
 	case envoy.Route, envoy.Extension:
+		if t == envoy.Extension {
+			delete(c.poisoned, name)
+		}
 		for n := range c.has[envoy.Listener] {
-			if slices.Contains(c.content(envoy.Listener, n).Refs, to(t, name)) {
+			if had && slices.Contains(c.content(envoy.Listener, n).Refs, to(t, name)) {
 				c.fail("%s %s is removed under listener %s", t, name, n)
 			}
 		}
@@ -427,6 +509,9 @@ func (c *client) follow() {
 				gone = append(gone, name)
 				delete(c.has[t], name)
 				delete(c.said[t], name)
+				if t == envoy.Extension {
+					delete(c.poisoned, name)
+				}
 			}
 		}
 		c.wants[t] = want[t]

@@ -27,6 +27,7 @@ func (s *Session) load(c *channel, p *plan) load {
 	} else if c.typ == envoy.Endpoint || !s.channels[envoy.Listener].asked {
 		l.removed = p.missing
 	}
+	l.removed = slices.Concat(l.removed, p.cleared)
 	if c.typ == envoy.Endpoint {
 		s.safe(c, &l)
 	}
@@ -40,7 +41,7 @@ func (s *Session) load(c *channel, p *plan) load {
 		s.single(&l)
 	}
 	l.cut(s.limits.Response)
-	l.complete = !p.more && len(l.shared)+len(l.own) == len(p.shared)+len(p.own) && len(l.removed) == len(p.removed)+len(p.missing)
+	l.complete = !p.more && len(l.shared)+len(l.own) == len(p.shared)+len(p.own) && len(l.removed) == len(p.removed)+len(p.missing)+len(p.cleared)
 	return l
 }
 
@@ -157,13 +158,21 @@ func (s *Session) gate(c *channel) func(*envoy.Fragment) bool {
 }
 
 // pendingExtensions are those that Envoy has and is about to be given anew. A listener that names one waits for the answer:
-// it would be refused in the place of an extension that Envoy has just refused.
+// it would be refused in the place of an extension that Envoy has just refused, be it on the stream before.
 func (s *Session) pendingExtensions(c *channel) map[string]struct{} {
 	x := &s.channels[envoy.Extension]
-	if c.typ != envoy.Listener || !x.asked || c.base == nil && len(c.over) == 0 {
+	if c.typ != envoy.Listener || c.base == nil && len(c.over) == 0 {
 		return nil // without a listener at the client nothing uses them yet
 	}
 	var pending map[string]struct{}
+	if !x.asked {
+		for name, h := range x.over {
+			if !h.sure && !s.given && c.uses(envoy.Ref{Type: envoy.Extension, Name: name}) { // it is going to ask
+				put(&pending, name, struct{}{})
+			}
+		}
+		return pending
+	}
 	if x.flight != nil {
 		for f := range x.flight.fragments {
 			put(&pending, f.Name, struct{}{})

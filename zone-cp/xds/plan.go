@@ -13,11 +13,14 @@ type plan struct {
 	own      []*envoy.Fragment // to send, out of the proxy's own part
 	removed  []string          // to remove
 	missing  []string          // asked for and not there: an answer, not a change
+	cleared  []string          // removed, so that what comes next is looked at
 	withheld []string          // differs and stays as it is, because of a rejection
 	more     bool              // when all of it has been sent, there is more to send
 }
 
-func (p *plan) empty() bool { return len(p.shared)+len(p.own)+len(p.removed)+len(p.missing) == 0 }
+func (p *plan) empty() bool {
+	return len(p.shared)+len(p.own)+len(p.removed)+len(p.missing)+len(p.cleared) == 0
+}
 
 var noPart = envoy.NewPart(nil)
 
@@ -148,9 +151,14 @@ func (s *Session) decide(c *channel, name string, p *plan) {
 			// A cluster warms, and would come out of it empty if these were refused. First it gets what it had.
 			want, p.more = have.frag, true
 		}
-		if c.typ == envoy.Extension && have.mayBe(want) && !s.ward.proven(want) {
-			// The answer to it was lost, and a second answer would not count: Envoy first gets what it had.
-			want, p.more = have.frag, true
+		if c.typ == envoy.Extension && have.maybe(want) && !s.ward.proven(want) {
+			// The answer to it was lost, and a second answer would not count. First Envoy gets what it had, or, as it had nothing, a removal.
+			p.more = true
+			if !have.held {
+				p.cleared = append(p.cleared, name)
+				return
+			}
+			want = have.frag
 		}
 		if s.target.Shared.Get(c.typ, name) == want {
 			p.shared = append(p.shared, want)

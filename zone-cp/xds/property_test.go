@@ -94,6 +94,7 @@ func drive(t *rapid.T, tb testing.TB, badness, clients int, reconnects bool) {
 		c.bad = func(f *envoy.Fragment) bool { return w.bad[f.Version] }
 		c.silent = rapid.Bool().Draw(t, "silent")
 		c.patient = badness > 0
+		c.lenient = badness > 0 && reconnects
 		c.prompt = rapid.Bool().Draw(t, "prompt")
 		c.late = rapid.Bool().Draw(t, "late")
 		all = append(all, c)

@@ -112,16 +112,20 @@ func (w *Ward) proven(f *envoy.Fragment) bool {
 }
 
 // accepted says that a client took a response. Each response that many clients get is looked at once,
-// as long as nothing is in quarantine.
-func (w *Ward) accepted(t envoy.Type, f *flight) {
+// as long as nothing is in quarantine. What the client had ceased to ask for proves nothing: it did not look.
+func (w *Ward) accepted(t envoy.Type, f *flight, subscribed func(string) bool) {
 	fresh := f.shared != nil && !f.shared.taken.Load()
 	if !fresh && t != envoy.Extension && w.size.Load() == 0 {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	freed := false
+	freed, all := false, true
 	for x := range f.fragments {
+		if !subscribed(x.Name) {
+			all = false
+			continue
+		}
 		d := defectOf(x)
 		if _, listed := w.bad[d]; listed {
 			delete(w.bad, d)
@@ -131,7 +135,7 @@ func (w *Ward) accepted(t envoy.Type, f *flight) {
 			w.take(w.hash(d))
 		}
 	}
-	if f.shared != nil {
+	if f.shared != nil && all {
 		f.shared.taken.Store(true)
 	}
 	if freed {

@@ -12,9 +12,13 @@ import (
 // go again. The culprits are looked for by sending suspects apart, and what is above suspicion first.
 func (s *Session) reject(c *channel, f *flight, text string) {
 	s.nacks++
+	arrived := s.arrived(c, f, text)
 	c.flight = nil
 	for x := range f.fragments {
 		h := c.holds(x.Name)
+		if slices.Contains(arrived, x) {
+			h = holding{frag: x, version: x.Version, held: true}
+		}
 		for _, ref := range x.Refs {
 			if !needs(h, ref) {
 				s.channels[ref.Type].unneeded(ref.Name, envoy.Ref{Type: c.typ, Name: x.Name})
@@ -49,6 +53,26 @@ func (s *Session) reject(c *channel, f *flight, text string) {
 	}
 }
 
+// arrived are the new clusters of a refused response that are at the client all the same: it names others as bad,
+// and has taken endpoints of these. Other things may lead there already.
+func (s *Session) arrived(c *channel, f *flight, text string) (list []*envoy.Fragment) {
+	if c.typ != envoy.Cluster {
+		return nil
+	}
+	named := false
+	for x := range f.fragments {
+		if blames(text, x.Name) {
+			named = true
+		} else if !c.holds(x.Name).held && s.provenByEndpoints(x) {
+			list = append(list, x)
+		}
+	}
+	if !named {
+		return nil
+	}
+	return list
+}
+
 // several stands for more than one version.
 const several = "*"
 
@@ -64,9 +88,9 @@ func (h holding) doubted(x *envoy.Fragment) holding {
 	return h
 }
 
-// mayBe says that the client may have got a fragment which it has not answered for, and that it can be sent what it had before.
-func (h holding) mayBe(x *envoy.Fragment) bool {
-	return h.held && !h.sure && (h.tried == x.Version || h.tried == several) && h.frag != nil && h.frag.Version != x.Version
+// maybe says that the client may have got a fragment which it has not answered for, and that it is known what it had before.
+func (h holding) maybe(x *envoy.Fragment) bool {
+	return !h.sure && (h.tried == x.Version || h.tried == several) && (!h.held || h.frag != nil && h.frag.Version != x.Version)
 }
 
 // shaken is the holding after a refused response that removed it.
@@ -76,7 +100,11 @@ var shaken = holding{tried: several}
 func (s *Session) refuse(c *channel, x *envoy.Fragment, text string) {
 	// What is bad by itself was applied in no response: the former runs. Of an extension Envoy believes to have what it
 	// refused, until it is sent something else: the former once more, or a removal.
-	if h := c.holds(x.Name); h.tried == x.Version && c.typ != envoy.Extension {
+	switch h := c.holds(x.Name); {
+	case h.held && h.version == x.Version:
+		h.frag = nil // so it never had it, or can't have it any more: in either case what it runs is not known, and not to be sent again
+		c.set(x.Name, h)
+	case h.tried == x.Version && c.typ != envoy.Extension:
 		h.sure, h.tried = true, ""
 		c.set(x.Name, h)
 	}
@@ -86,8 +114,35 @@ func (s *Session) refuse(c *channel, x *envoy.Fragment, text string) {
 	}
 	s.refused[defectOf(x)] = text
 	s.faults = s.faults || hostFault(text)
-	if !hostFault(text) {
+	if !hostFault(text) && !s.misled(x) {
 		s.ward.report(x, text)
+	}
+}
+
+// misled says that a listener may have been refused in the place of an extension, which the client has refused before
+// and says to have: that proves nothing.
+func (s *Session) misled(x *envoy.Fragment) bool {
+	c := &s.channels[envoy.Extension]
+	return x.Type == envoy.Listener && slices.ContainsFunc(x.Refs, func(ref envoy.Ref) bool {
+		if ref.Type != envoy.Extension {
+			return false
+		}
+		h := c.holds(ref.Name)
+		return !h.sure || h.prior || c.underway(ref.Name)
+	})
+}
+
+// reopen forgets refusals of listeners that use an extension which the client has taken.
+func (s *Session) reopen(f *flight) {
+	for d := range s.refused {
+		if d.typ != envoy.Listener {
+			continue
+		}
+		if l := s.target.Get(d.typ, d.name); l != nil && slices.ContainsFunc(l.Refs, func(ref envoy.Ref) bool {
+			return ref.Type == envoy.Extension && f.about(ref.Name)
+		}) {
+			delete(s.refused, d)
+		}
 	}
 }
 

@@ -144,7 +144,10 @@ func (s *Session) answer(c *channel, req *discoveryv3.DeltaDiscoveryRequest) {
 		s.acks++
 		c.land(f)
 		s.release(c, f)
-		s.ward.accepted(c.typ, f)
+		s.ward.accepted(c.typ, f, c.subscribed)
+		if c.typ == envoy.Extension {
+			s.reopen(f)
+		}
 	}
 	s.invalidate()
 }
@@ -337,11 +340,36 @@ type Debt struct {
 	endpoints []string
 	// Resources of refused responses, as they were before. Envoy may have applied them, and reports none of them.
 	unsure [envoy.NumTypes]map[string]holding
-	// Resources whose needs were not met when the stream ended: having them does not show that they were whole.
-	unproven [envoy.NumTypes]map[string]*envoy.Fragment
+	// What else the client holds, or may. It will only say which versions, and to judge what leads where takes the content.
+	past [envoy.NumTypes]*past
 }
 
-// Debt is what the next stream of the same client should be told; nil when there is nothing.
+// A past is the content of what one stream gave a client of a type, or was about to.
+type past struct {
+	base *envoy.Table
+	over map[string]holding
+	sent map[string]*envoy.Fragment // not answered
+}
+
+// of finds the content of a version, nil when it is not known.
+func (p *past) of(t envoy.Type, name, version string) *envoy.Fragment {
+	if p == nil {
+		return nil
+	}
+	f := p.sent[name]
+	if f == nil || f.Version != version {
+		f = p.over[name].frag
+	}
+	if (f == nil || f.Version != version) && p.base != nil {
+		f = p.base.Get(t, name)
+	}
+	if f == nil || f.Version != version {
+		return nil
+	}
+	return f
+}
+
+// Debt is what the next stream of the same client should be told, nil when there is nothing. The session has ended with it.
 func (s *Session) Debt() *Debt {
 	var d Debt
 	open := false
@@ -374,18 +402,15 @@ func (s *Session) Debt() *Debt {
 				open = true
 			}
 		}
-		for name, f := range c.unproven { // it has not asked, and the debt goes on
-			put(&d.unproven[i], name, f)
-			open = true
-		}
-		for _, w := range c.await {
-			for _, by := range w.by {
-				if f := s.channels[by.Type].lastSent(by.Name); f != nil {
-					put(&d.unproven[by.Type], by.Name, f)
-					open = true
+		if d.past[i] = c.past; c.asked {
+			d.past[i] = &past{base: c.base, over: c.over}
+			if c.flight != nil {
+				for x := range c.flight.fragments {
+					put(&d.past[i].sent, x.Name, x)
 				}
 			}
 		}
+		open = open || d.past[i] != nil
 	}
 	if !open {
 		return nil
@@ -412,7 +437,7 @@ func (s *Session) Inherit(d *Debt) {
 		for name, h := range d.unsure[i] {
 			s.channels[i].set(name, h)
 		}
-		s.channels[i].unproven = d.unproven[i]
+		s.channels[i].past = d.past[i]
 	}
 }
 

@@ -221,13 +221,13 @@ func (s *Session) canWarm(made *envoy.Fragment) bool {
 }
 
 // whole says that everything a fragment needs is at the client or can be.
-// Of what the target does not have, a fragment that is held needs what the client asks for by name.
+// Of what the target does not have, a fragment that is held needs what the client asks for by name, and may be about to get.
 // A cluster can be one of the bootstrap's.
 func (s *Session) whole(f *envoy.Fragment, held bool) bool {
 	for _, ref := range f.Refs {
 		unheard := s.unheard(ref.Type)
 		if s.target.Get(ref.Type, ref.Name) == nil {
-			if held && !unheard && !ref.Type.Wildcard() && !s.channels[ref.Type].holds(ref.Name).held {
+			if c := &s.channels[ref.Type]; held && !unheard && !ref.Type.Wildcard() && !c.holds(ref.Name).held && !c.underway(ref.Name) {
 				return false
 			}
 			continue
