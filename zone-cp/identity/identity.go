@@ -54,6 +54,9 @@ type Authority struct {
 	mu      sync.Mutex
 	issuers map[[sha256.Size]byte]*pki.Issuer // by what they were parsed from
 	trusts  map[string]*Trust                 // by mesh
+
+	peersMu sync.Mutex // held while signing; taken before mu
+	peers   map[string]peerEntry
 }
 
 // New makes an authority over a catalog.
@@ -67,7 +70,7 @@ func New(cfg Config) *Authority {
 	if cfg.RetryInterval <= 0 {
 		cfg.RetryInterval = 2 * time.Second
 	}
-	return &Authority{cfg: cfg, issuers: map[[sha256.Size]byte]*pki.Issuer{}, trusts: map[string]*Trust{}}
+	return &Authority{cfg: cfg, issuers: map[[sha256.Size]byte]*pki.Issuer{}, trusts: map[string]*Trust{}, peers: map[string]peerEntry{}}
 }
 
 // An Offer says which identity a Dataplane has; the zero value means none.
@@ -107,6 +110,9 @@ func (a *Authority) offer(s *catalog.Snapshot, dataplane resource.Key) (Offer, r
 			}
 		}
 		return Offer{}, resource.Resource{}, err
+	}
+	if id, err := url.Parse(name); err != nil || name == mesh.ControlPlaneID(id.Host) {
+		return Offer{}, resource.Resource{}, fmt.Errorf("identity of %s: %s is the control plane's; choose another path in the MeshIdentity", dataplane, name)
 	}
 	o := Offer{SPIFFEID: name, Identity: a.kri(id)}
 	if i, err := a.issuer(s, id); err == nil {
