@@ -359,3 +359,13 @@ func SplitPEM(data []byte) (certificates, key []byte, ok bool) {
 	}
 	return data[:i+len(end)], data[i+len(end):], true
 }
+
+// KeyFingerprint is the SHA-256 of a public key in hex.
+func KeyFingerprint(public crypto.PublicKey) (string, error) {
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return "", fmt.Errorf("encode a public key: %w", err)
+	}
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:]), nil
+}
