@@ -154,7 +154,7 @@ func key(typ, name string) resource.Key { return resource.Key{Type: typ, Mesh: "
 func TestADataplaneBecomesAService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := start(t, &troubled{Store: memory.New()}, nil)
-		f.put(append(LocalGenerators(), theMesh(), theDataplane("web-1"))...)
+		f.put(append(mesh.LocalGenerators(), theMesh(), theDataplane("web-1"))...)
 
 		st, ok := f.service("web")
 		if !ok || len(st.VIPs) != 1 || len(st.Addresses) != 1 || st.Addresses[0].Hostname != "web.svc.mesh.local" || st.State != mesh.Available || st.TLS.Status != mesh.TLSNotReady {
@@ -394,8 +394,6 @@ func TestFirstResourcesAreValid(t *testing.T) {
 		{"alone", FirstResources(Start{Zone: "east", Env: EnvUniversal}), 9},
 		{"federated", FirstResources(Start{Zone: "east", Env: EnvUniversal, Federated: true}), 3},
 		{"bare", FirstResources(Start{Zone: "east", Env: EnvUniversal, SkipMesh: true, SkipGenerators: true}), 1},
-		{"global", GlobalResources(false, false), 6},
-		{"bare global", GlobalResources(true, true), 0},
 	}
 	for _, tc := range cases {
 		if len(tc.list) != tc.want {
@@ -411,7 +409,7 @@ func TestFirstResourcesAreValid(t *testing.T) {
 			if len(ps) > 0 {
 				t.Errorf("%s: %s: %v", tc.name, r.Key(), ps)
 			}
-			if zone := r.Zone(); (zone != "") != (r.Type == mesh.TypeHostnameGenerator && tc.name != "global") {
+			if zone := r.Zone(); (zone != "") != (r.Type == mesh.TypeHostnameGenerator) {
 				t.Errorf("%s: %s belongs to zone %q", tc.name, r.Key(), zone)
 			}
 		}

@@ -11,57 +11,6 @@ import (
 // DefaultMesh is the name of the mesh that a new control plane starts with.
 const DefaultMesh = "default"
 
-// The environments and origins that default generators tell apart.
-var (
-	fromGlobal = map[string]string{resource.LabelOrigin: resource.OriginGlobal}
-	fromZone   = map[string]string{resource.LabelOrigin: resource.OriginZone}
-)
-
-func also(labels map[string]string, k, v string) map[string]string {
-	out := maps.Clone(labels)
-	out[k] = v
-	return out
-}
-
-// labelHeadless tells the MeshServices of single Pods from others.
-const labelHeadless = "k8s.kuma.io/is-headless-service"
-
-// SyncedGenerators name what arrives from elsewhere. They are written at global, or in a zone without one.
-func SyncedGenerators() []resource.Resource {
-	kube := also(fromGlobal, resource.LabelEnv, "kubernetes")
-	return []resource.Resource{
-		generatorOf("synced-headless-kube-mesh-service", mesh.HostnameSelector{MeshService: selector(also(kube, labelHeadless, "true"))},
-			`{{ label "statefulset.kubernetes.io/pod-name" }}.{{ label "k8s.kuma.io/service-name" }}.{{ .Namespace }}.svc.{{ .Zone }}.mesh.local`),
-		generatorOf("synced-kube-mesh-service", mesh.HostnameSelector{MeshService: selector(also(kube, labelHeadless, "false"))},
-			"{{ .DisplayName }}.{{ .Namespace }}.svc.{{ .Zone }}.mesh.local"),
-		generatorOf("synced-mesh-external-service", mesh.HostnameSelector{MeshExternalService: selector(fromGlobal)},
-			"{{ .DisplayName }}.extsvc.mesh.local"),
-		// Multi-zone services are written at global or in a zone without one, so any origin will do.
-		generatorOf("synced-mesh-multi-zone-service", mesh.HostnameSelector{MeshMultiZoneService: selector(nil)},
-			"{{ .DisplayName }}.mzsvc.mesh.local"),
-		generatorOf("synced-universal-mesh-service", mesh.HostnameSelector{MeshService: selector(also(fromGlobal, resource.LabelEnv, EnvUniversal))},
-			"{{ .DisplayName }}.svc.{{ .Zone }}.mesh.local"),
-	}
-}
-
-// LocalGenerators name what a zone has itself.
-func LocalGenerators() []resource.Resource {
-	return []resource.Resource{
-		generatorOf("local-mesh-external-service", mesh.HostnameSelector{MeshExternalService: selector(fromZone)},
-			"{{ .DisplayName }}.extsvc.mesh.local"),
-		generatorOf("local-universal-mesh-service", mesh.HostnameSelector{MeshService: selector(also(fromZone, resource.LabelEnv, EnvUniversal))},
-			"{{ .DisplayName }}.svc.mesh.local"),
-	}
-}
-
-func selector(labels map[string]string) *mesh.LabelSelector {
-	return &mesh.LabelSelector{MatchLabels: labels}
-}
-
-func generatorOf(name string, s mesh.HostnameSelector, template string) resource.Resource {
-	return built(resource.Meta{Type: mesh.TypeHostnameGenerator, Name: name}, &mesh.HostnameGenerator{Selector: s, Template: template})
-}
-
 // built makes a resource of a spec of this package's own, which always encodes.
 func built(m resource.Meta, spec any) resource.Resource {
 	r, err := resource.WithSpec(m, spec)
@@ -87,28 +36,13 @@ func FirstResources(s Start) []resource.Resource {
 		out = append(out, built(resource.Meta{Type: mesh.TypeMesh, Name: DefaultMesh}, &mesh.Mesh{}))
 	}
 	if !s.SkipGenerators {
-		out = append(out, LocalGenerators()...)
+		out = append(out, mesh.LocalGenerators()...)
 		if !s.Federated {
-			out = append(out, SyncedGenerators()...)
+			out = append(out, mesh.SyncedGenerators()...)
 		}
 	}
 	for i := range out {
 		out[i].Labels = stamp(out[i].Meta, s.Zone, s.Env)
-	}
-	return out
-}
-
-// GlobalResources are the resources that a new global control plane starts with, apart from secrets.
-func GlobalResources(skipMesh, skipGenerators bool) []resource.Resource {
-	var out []resource.Resource
-	if !skipMesh {
-		out = append(out, built(resource.Meta{Type: mesh.TypeMesh, Name: DefaultMesh}, &mesh.Mesh{}))
-	}
-	if !skipGenerators {
-		out = append(out, SyncedGenerators()...)
-	}
-	for i := range out {
-		out[i].Labels = map[string]string{resource.LabelDisplayName: out[i].Name, resource.LabelOrigin: resource.OriginGlobal}
 	}
 	return out
 }

@@ -303,7 +303,7 @@ func TestStable(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		z := newZone()
 		z.put(t, built(resource.Meta{Type: mesh.TypeMesh, Name: "default"}, &mesh.Mesh{}), epoch)
-		for _, g := range append(LocalGenerators(), SyncedGenerators()...) {
+		for _, g := range append(mesh.LocalGenerators(), mesh.SyncedGenerators()...) {
 			g.Labels = stamp(g.Meta, z.Zone, z.Env)
 			z.put(t, g, epoch)
 		}
@@ -502,7 +502,7 @@ func BenchmarkCompute(b *testing.B) {
 		z.Resources[r.Key()] = r
 	}
 	put(resource.Meta{Type: mesh.TypeMesh, Name: "default"}, &mesh.Mesh{})
-	for _, g := range append(LocalGenerators(), SyncedGenerators()...) {
+	for _, g := range append(mesh.LocalGenerators(), mesh.SyncedGenerators()...) {
 		put(g.Meta, g.Spec)
 	}
 	put(resource.Meta{Type: mesh.TypeMeshIdentity, Mesh: "default", Name: "all"}, &mesh.MeshIdentity{Selector: &mesh.IdentitySelector{Dataplane: &mesh.LabelSelector{}}})
