@@ -11,6 +11,7 @@ import (
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/policies/circuitbreaker"
 	"github.com/causeway-mesh/causeway/api/policies/httproute"
+	"github.com/causeway-mesh/causeway/api/policies/loadbalancingstrategy"
 	"github.com/causeway-mesh/causeway/api/policies/retry"
 	"github.com/causeway-mesh/causeway/api/policies/timeout"
 	"github.com/causeway-mesh/causeway/api/policies/tls"
@@ -23,6 +24,7 @@ import (
 var All = []policy.Policy{
 	httproute.Policy,
 	tls.Policy,
+	loadbalancingstrategy.Policy,
 	timeout.Policy,
 	trafficpermission.Policy,
 	circuitbreaker.Policy,
@@ -64,6 +66,15 @@ func Defaults(meshName string, skip []string) ([]resource.Resource, error) {
 
 // Ineffective says what of the policies in force for a destination has no effect beside the others.
 func Ineffective(protocol mesh.Protocol, effective func(typ string) policy.Effective) []string {
+	var b loadbalancingstrategy.Conf
+	var out []string
+	if read(effective(loadbalancingstrategy.Policy.Name), &b) {
+		out = loadbalancingstrategy.Ineffective(b, protocol.IsHTTP())
+	}
+	return append(out, ineffectiveRetries(protocol, effective)...)
+}
+
+func ineffectiveRetries(protocol mesh.Protocol, effective func(typ string) policy.Effective) []string {
 	var t timeout.Conf
 	var r retry.Conf
 	if !protocol.IsHTTP() || !read(effective(timeout.Policy.Name), &t) || !read(effective(retry.Policy.Name), &r) {

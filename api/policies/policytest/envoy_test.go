@@ -13,7 +13,7 @@ import (
 // folders are where the cases of a policy are. A policy without hooks has none: whole proxies show what the compiler makes of it.
 var folders = map[string]string{
 	"MeshHTTPRoute": "httproute", "MeshTimeout": "timeout", "MeshTrafficPermission": "trafficpermission",
-	"MeshCircuitBreaker": "circuitbreaker", "MeshRetry": "retry",
+	"MeshCircuitBreaker": "circuitbreaker", "MeshRetry": "retry", "MeshLoadBalancingStrategy": "loadbalancingstrategy",
 }
 
 var hooks = []policy.HookName{

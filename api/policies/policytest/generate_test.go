@@ -38,13 +38,28 @@ var words = map[string][]string{
 	"max":                {"", "TLSAuto", "TLS13"},
 	"remove":             {"x-c", "x-d"},
 	"tlsCiphers":         {"ECDHE-ECDSA-AES128-GCM-SHA256"},
+	"hashFunction":       {"XXHash", "MurmurHash2"},
+	"key":                {"zone/rack", "host", "a"},
+	"zones":              {"east", "west", "south"},
+	"path":               {"/", "/a"},
 }
 
-// filters are generated with the field of their type, or hardly any would be valid.
-var filters = map[string]string{
-	"requestHeaderModifier": "RequestHeaderModifier", "responseHeaderModifier": "ResponseHeaderModifier",
-	"requestRedirect": "RequestRedirect", "urlRewrite": "URLRewrite", "requestMirror": "RequestMirror",
+// variants are generated with the field of their type alone, or hardly any would be valid.
+var variants = map[string]map[string]string{
+	"Filter": {
+		"requestHeaderModifier": "RequestHeaderModifier", "responseHeaderModifier": "ResponseHeaderModifier",
+		"requestRedirect": "RequestRedirect", "urlRewrite": "URLRewrite", "requestMirror": "RequestMirror",
+	},
+	"LoadBalancer": {
+		"roundRobin": "RoundRobin", "leastRequest": "LeastRequest", "ringHash": "RingHash", "random": "Random", "maglev": "Maglev",
+	},
+	"HashPolicy": {
+		"header": "Header", "cookie": "Cookie", "connection": "Connection", "queryParameter": "QueryParameter", "filterState": "FilterState",
+	},
 }
+
+// types are the words for the type of other structs.
+var types = map[string][]string{"ToZones": {"None", "Only", "Any", "AnyExcept"}}
 
 // needed fields are always drawn, for hardly anything is valid without them.
 var needed = []string{"to", "rules", "matches", "kind", "labels"}
@@ -90,9 +105,9 @@ func generate(t *rapid.T, typ reflect.Type, field string) any {
 func object(t *rapid.T, typ reflect.Type) map[string]any {
 	out := map[string]any{}
 	var only string
-	if typ.Name() == "Filter" {
-		only = rapid.SampledFrom(slices.Sorted(maps.Keys(filters))).Draw(t, "filter")
-		out["type"] = filters[only]
+	if fields := variants[typ.Name()]; fields != nil {
+		only = rapid.SampledFrom(slices.Sorted(maps.Keys(fields))).Draw(t, "variant")
+		out["type"] = fields[only]
 	}
 	for i := range typ.NumField() {
 		f := typ.Field(i)
@@ -100,7 +115,9 @@ func object(t *rapid.T, typ reflect.Type) map[string]any {
 		switch {
 		case f.Anonymous:
 			maps.Copy(out, object(t, f.Type))
-		case only != "" && name != only, slices.Contains(removed, name) || typ.Name() == "TargetRef" && name == "name" || typ.Name() == "BackendRef" && name == "name":
+		case name == "type" && types[typ.Name()] != nil:
+			out[name] = rapid.SampledFrom(types[typ.Name()]).Draw(t, name)
+		case only != "" && name != only && name != "terminal", slices.Contains(removed, name) || typ.Name() == "TargetRef" && name == "name" || typ.Name() == "BackendRef" && name == "name":
 		case strings.Contains(f.Tag.Get("json"), "omitempty") && !slices.Contains(needed, name) && rapid.IntRange(0, 2).Draw(t, name) == 0:
 		default:
 			out[name] = generate(t, f.Type, name)
