@@ -1,35 +1,27 @@
 package zonecp
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/tls"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"sigs.k8s.io/yaml"
 
 	"github.com/causeway-mesh/causeway/api"
 	"github.com/causeway-mesh/causeway/api/diagnostics"
-	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/hosting"
 	"github.com/causeway-mesh/causeway/api/policies"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/rest"
 	"github.com/causeway-mesh/causeway/api/serving"
-	"github.com/causeway-mesh/causeway/api/settings"
 	"github.com/causeway-mesh/causeway/api/token"
 	"github.com/causeway-mesh/causeway/store"
 	"github.com/causeway-mesh/causeway/store/backend"
@@ -40,9 +32,6 @@ import (
 	"github.com/causeway-mesh/causeway/zone-cp/push"
 	"github.com/causeway-mesh/causeway/zone-cp/xds"
 )
-
-// stopTimeout bounds how long requests in flight may take when the zone stops.
-const stopTimeout = 10 * time.Second
 
 // A Zone is one zone control plane, ready to run: its store is read and its ports are taken.
 type Zone struct {
@@ -77,7 +66,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Zone, error) {
 	if err := os.MkdirAll(cfg.WorkDir, 0o700); err != nil {
 		return nil, fmt.Errorf("work directory: %w", err)
 	}
-	z := &Zone{cfg: cfg, log: log.With("zone", cfg.Zone), registry: prometheus.NewRegistry(), streams: newStreams(), instance: instanceID(), ready: make(chan struct{})}
+	z := &Zone{cfg: cfg, log: log.With("zone", cfg.Zone), registry: prometheus.NewRegistry(), streams: newStreams(), instance: hosting.InstanceID(), ready: make(chan struct{})}
 	z.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, step := range []func(context.Context) error{z.listen, z.openCertificates, z.openStore} {
 		if err := step(ctx); err != nil {
@@ -90,11 +79,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Zone, error) {
 
 // Close lets go of what New took. Run does so by itself.
 func (z *Zone) Close() {
-	for _, l := range []net.Listener{z.listeners.api, z.listeners.agents, z.listeners.diagnostics} {
-		if l != nil {
-			_ = l.Close() // closed already when it was served
-		}
-	}
+	hosting.Close(z.listeners.api, z.listeners.agents, z.listeners.diagnostics)
 	if z.store != nil {
 		if err := z.store.Close(); err != nil {
 			z.log.Error("close the store", "err", err)
@@ -103,41 +88,18 @@ func (z *Zone) Close() {
 }
 
 func (z *Zone) listen(ctx context.Context) error {
-	for _, p := range []struct {
-		at      string
-		into    *net.Listener
-		setting string
-	}{
-		{z.cfg.API.Address, &z.listeners.api, "api.address"},
-		{z.cfg.Agents.Address, &z.listeners.agents, "agents.address"},
-		{z.cfg.Diagnostics.Address, &z.listeners.diagnostics, "diagnostics.address"},
-	} {
-		if p.at == "" {
-			continue
-		}
-		var lc net.ListenConfig
-		l, err := lc.Listen(ctx, "tcp", p.at)
-		if err != nil {
-			return fmt.Errorf("%s: another program may use the port; stop it or choose another with %s: %w", p.setting, p.setting, err)
-		}
-		*p.into = l
-	}
-	return nil
+	return hosting.Listen(ctx,
+		hosting.Port{Setting: "api.address", Address: z.cfg.API.Address, Into: &z.listeners.api},
+		hosting.Port{Setting: "agents.address", Address: z.cfg.Agents.Address, Into: &z.listeners.agents},
+		hosting.Port{Setting: "diagnostics.address", Address: z.cfg.Diagnostics.Address, Into: &z.listeners.diagnostics})
 }
 
 func (z *Zone) openCertificates(context.Context) error {
-	hosts := append([]string{"localhost", "127.0.0.1", "::1"}, z.cfg.TLS.Hosts...)
-	if h, err := os.Hostname(); err == nil {
-		hosts = append(hosts, h)
-	}
-	for _, a := range slices.Concat([]string{z.cfg.API.Address, z.cfg.Agents.Address}, z.cfg.Agents.Advertised) {
-		if h, _, err := net.SplitHostPort(a); err == nil && h != "" && h != "0.0.0.0" && h != "::" && !slices.Contains(hosts, h) {
-			hosts = append(hosts, h)
-		}
-	}
+	addresses := append([]string{z.cfg.API.Address, z.cfg.Agents.Address}, z.cfg.Agents.Advertised...)
 	var err error
 	z.certs, err = serving.Open(serving.Config{
-		CertFile: z.cfg.TLS.CertFile, KeyFile: z.cfg.TLS.KeyFile, Dir: filepath.Join(z.cfg.WorkDir, "tls"), Hosts: hosts,
+		CertFile: z.cfg.TLS.CertFile, KeyFile: z.cfg.TLS.KeyFile, Dir: filepath.Join(z.cfg.WorkDir, "tls"),
+		Hosts: hosting.Hosts(z.cfg.TLS.Hosts, addresses...),
 	})
 	return err
 }
@@ -251,8 +213,8 @@ func (z *Zone) openAPI(ctx context.Context) error {
 	var err error
 	z.api, err = rest.New(rest.Config{
 		Catalog: z.catalog, Mode: rest.Standalone, Zone: z.cfg.Zone, Insights: z.observed, Complete: z.shown.complete,
-		OnMeshCreated:   meshDefaults,
-		EffectiveConfig: z.effectiveConfig,
+		OnMeshCreated:   hosting.MeshDefaults,
+		EffectiveConfig: func() any { return hosting.Shown(z.cfg) },
 		About:           rest.About{Version: z.cfg.Version, InstanceID: z.instance},
 		Log:             z.log, Registerer: z.registry,
 	})
@@ -263,23 +225,6 @@ func (z *Zone) openAPI(ctx context.Context) error {
 		return err
 	}
 	return z.createDefaults(ctx)
-}
-
-// meshDefaults is what comes into being with a mesh: the default policies that it does not skip, and the key of its tokens.
-func meshDefaults(m resource.Resource) ([]resource.Resource, error) {
-	var skip []string
-	if spec, ok := m.Spec.(*mesh.Mesh); ok {
-		skip = spec.SkipCreatingInitialPolicies
-	}
-	out, err := policies.Defaults(m.Name, skip)
-	if err != nil {
-		return nil, err
-	}
-	key, err := token.NewSigningKey()
-	if err != nil {
-		return nil, err
-	}
-	return append(out, token.Secret(token.DataplaneSigningKey(m.Name, 1), key)), nil
 }
 
 // createDefaults writes what a zone starts with and does not have yet: its Zone and its hostname generators.
@@ -299,29 +244,10 @@ func (z *Zone) createDefaults(ctx context.Context) error {
 	return nil
 }
 
-// effectiveConfig is the configuration as it is shown, with secrets masked.
-func (z *Zone) effectiveConfig() any {
-	var text bytes.Buffer
-	var out map[string]any
-	if err := settings.Print(&text, z.cfg); err != nil {
-		return nil
-	}
-	if err := yaml.Unmarshal(text.Bytes(), &out); err != nil {
-		return nil
-	}
-	return out
-}
-
-func instanceID() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // does not fail
-	return hex.EncodeToString(b[:])
-}
-
 func (z *Zone) serveAPI(ctx context.Context) error {
 	srv := z.api.HTTPServer()
 	srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: z.certs.Get}
-	return serveHTTP(ctx, srv, func() error { return srv.ServeTLS(z.listeners.api, "", "") })
+	return hosting.ServeHTTP(ctx, srv, func() error { return srv.ServeTLS(z.listeners.api, "", "") })
 }
 
 func (z *Zone) serveDiagnostics(ctx context.Context) error {
@@ -329,7 +255,7 @@ func (z *Zone) serveDiagnostics(ctx context.Context) error {
 		return nil
 	}
 	srv := diagnostics.Server(diagnostics.Config{Ready: z.readiness, Metrics: z.registry, Profile: z.cfg.Diagnostics.Profile})
-	return serveHTTP(ctx, srv, func() error { return srv.Serve(z.listeners.diagnostics) })
+	return hosting.ServeHTTP(ctx, srv, func() error { return srv.Serve(z.listeners.diagnostics) })
 }
 
 // readiness is why the zone cannot do its work now. A store that is away is none: the zone serves from memory.
@@ -340,38 +266,9 @@ func (z *Zone) readiness() error {
 	return nil
 }
 
-// serveHTTP serves until ctx ends, then lets requests in flight finish.
-func serveHTTP(ctx context.Context, srv *http.Server, serve func() error) error {
-	failed := make(chan error, 1)
-	go func() { failed <- serve() }()
-	select {
-	case err := <-failed:
-		return fmt.Errorf("serve %s: %w", srv.Addr, err)
-	case <-ctx.Done():
-	}
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-	defer cancel()
-	err := srv.Shutdown(stop)
-	if err != nil {
-		err = srv.Close() // slow requests are cut
-	}
-	if ended := <-failed; !errors.Is(ended, http.ErrServerClosed) {
-		err = errors.Join(err, ended)
-	}
-	return err
-}
-
 func (z *Zone) serveAgents(ctx context.Context) error {
 	srv := grpc.NewServer(append(z.agents.ServerOptions(z.certs.Get), z.xds.ServerOptions()...)...)
 	z.agents.Register(srv)
 	z.xds.Register(srv)
-	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(z.listeners.agents) }()
-	select {
-	case err := <-failed:
-		return fmt.Errorf("serve agents: %w", err)
-	case <-ctx.Done():
-		srv.Stop() // agents reconnect; there is nothing to finish
-		return <-failed
-	}
+	return hosting.ServeGRPC(ctx, "agents", srv, z.listeners.agents)
 }
