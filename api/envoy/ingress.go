@@ -3,9 +3,9 @@ package envoy
 import (
 	"fmt"
 	"math"
-	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	xdscorev3 "github.com/cncf/xds/go/xds/core/v3"
@@ -105,15 +105,15 @@ func (c *Compiler) buildResponder(_ *memo.Reader, to string) built {
 }
 
 func responder(to string) (proto.Message, error) {
-	hostname, service, err := net.SplitHostPort(to)
-	if err != nil {
-		return nil, fmt.Errorf("health responder: %w", err)
+	i := strings.LastIndexByte(to, ':')
+	if i < 0 {
+		return nil, fmt.Errorf("health responder %q: must be host:port", to)
 	}
-	port, err := strconv.ParseUint(service, 10, 16)
+	hostname, discovery := strings.Trim(to[:i], "[]"), clusterv3.Cluster_STATIC
+	port, err := strconv.ParseUint(to[i+1:], 10, 16)
 	if err != nil {
 		return nil, fmt.Errorf("port of the health responder: %w", err)
 	}
-	discovery := clusterv3.Cluster_STATIC
 	if _, err := netip.ParseAddr(hostname); err != nil {
 		discovery = clusterv3.Cluster_STRICT_DNS
 	}

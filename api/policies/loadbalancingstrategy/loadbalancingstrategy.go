@@ -1,5 +1,5 @@
 // Package loadbalancingstrategy is the MeshLoadBalancingStrategy policy: which endpoint a request goes to, which endpoints of the zone
-// come first, and where traffic goes when the zone cannot serve it. What is healthy is for others to say.
+// come first, and where traffic goes when the zone cannot serve it. It does not judge what is healthy.
 package loadbalancingstrategy
 
 import "github.com/causeway-mesh/causeway/api/policy"
