@@ -101,6 +101,9 @@ type Op struct {
 	Object Object // for a delete only the key is read
 	Delete bool
 	Expect int64
+	// TakeUID makes a put that replaces an object take the UID given instead of keeping the one there was.
+	// It is for copies whose original was made anew: what the copy owns stays.
+	TakeUID bool
 }
 
 // A BatchID identifies a batch for ever, so that a writer with an unknown outcome can ask again.
@@ -199,7 +202,7 @@ func (e *ConflictError) Is(target error) bool { return target == ErrConflict }
 // After a lost connection during commit the store looks the ID up before it answers; when it can not, it returns ErrUnknownOutcome.
 // A delete of an absent object with ExpectAny is no error and no change. A batch that changes nothing still gets a revision.
 // Deleting an object deletes what it owns, in the same batch; those appear in Changes.
-// A put that replaces an object keeps its UID, Created and Owner (unless it sets Owner). An object deleted and put again
+// A put that replaces an object keeps its UID (unless it says TakeUID), Created and Owner (unless it sets Owner). An object deleted and put again
 // is a new one: its version starts at 1. A batch that puts an object and deletes its owner is invalid.
 // When ctx ends while the batch still waits, nothing is committed; when it ends later, the answer is ErrUnknownOutcome.
 //

@@ -40,6 +40,6 @@ type TrustOrigin struct {
 
 var meshTrustKind = resource.Kind{
 	Name: TypeMeshTrust, Path: "meshtrusts", Short: "mtrust", Singular: "Mesh Trust", Plural: "Mesh Trusts",
-	Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone,
+	Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone | resource.AcrossZones, // zones learn of each other's authorities through global alone
 	New: func() any { return new(MeshTrust) }, Validate: validateMeshTrust, Requires: requires,
 }

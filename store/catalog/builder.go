@@ -42,7 +42,11 @@ func (b *builder) apply(ch store.Change) {
 			b.remove(resourceKey(k)) // it changed in a way that cannot be read, so what was known is no longer true
 		}
 		o := ch.Object
-		b.s.aside.Set(SetAside{Key: k, UID: o.UID, Version: o.Version, Revision: o.Revision, Reason: err.Error()})
+		a := SetAside{Key: k, UID: o.UID, Version: o.Version, Revision: o.Revision, Labels: o.Labels, Reason: err.Error()}
+		if !o.Secret {
+			a.Data = o.Data
+		}
+		b.s.aside.Set(a)
 		return
 	}
 	b.put(&r)
@@ -58,9 +62,18 @@ func (b *builder) restricts(typ string) bool {
 func (b *builder) applyDerived(ch store.Change) {
 	o := ch.Object
 	rec := derivedRecord{key: DerivedKey{o.Type, o.Mesh, o.Name}, data: o.Data}
-	if ch.Deleted {
+	if ch.Deleted || o.Secret && len(o.Data) == 0 { // shredded: it is deleted further on in the history
 		b.s.derived.Delete(rec)
 		return
+	}
+	if o.Secret {
+		opened, err := open(b.sealer, o)
+		if err != nil {
+			b.s.derived.Delete(rec)
+			b.s.aside.Set(SetAside{Key: o.Key, UID: o.UID, Version: o.Version, Revision: o.Revision, Reason: err.Error()})
+			return
+		}
+		rec.data = opened
 	}
 	b.s.derived.Set(rec)
 }
@@ -137,10 +150,7 @@ func decode(kinds *resource.Kinds, sealer *seal.Sealer, o store.Object) (resourc
 	}
 	raw := o.Data
 	if o.Secret {
-		if sealer == nil {
-			return resource.Resource{}, errNoSealer
-		}
-		opened, err := sealer.Open(raw, sealContext(resourceKey(o.Key)))
+		opened, err := open(sealer, o)
 		if err != nil {
 			return resource.Resource{}, err
 		}
@@ -158,6 +168,13 @@ func decode(kinds *resource.Kinds, sealer *seal.Sealer, o store.Object) (resourc
 		Spec: spec,
 		Raw:  raw,
 	}, nil
+}
+
+func open(sealer *seal.Sealer, o store.Object) ([]byte, error) {
+	if sealer == nil {
+		return nil, errNoSealer
+	}
+	return sealer.Open(o.Data, sealContext(resourceKey(o.Key)))
 }
 
 // sealContext binds sealed data to the object that holds it.

@@ -247,6 +247,18 @@ func (c *Catalog) waitFor(ctx context.Context, p store.Position) error {
 	}
 }
 
+// CatchUp waits until Snapshot includes everything that is committed by now, by whomever.
+func (c *Catalog) CatchUp(ctx context.Context) error {
+	p, err := c.cfg.Store.Position(ctx)
+	if err != nil {
+		return fmt.Errorf("read position: %w", err)
+	}
+	if err := c.waitFor(ctx, p); err != nil {
+		return fmt.Errorf("catch up with the store: %w", err)
+	}
+	return nil
+}
+
 // Current says whether the store holds nothing newer than the snapshot. It asks the store.
 func (c *Catalog) Current(ctx context.Context, s *Snapshot) (bool, error) {
 	p, err := c.cfg.Store.Position(ctx)

@@ -28,6 +28,10 @@ type Batch struct {
 type Put struct {
 	Resource resource.Resource
 	Expect   int64
+	// Owner, when set, is the resource with which this one goes, instead of its mesh.
+	Owner *resource.Key
+	// TakeUID is as in store.Op.
+	TakeUID bool
 }
 
 // A Delete removes one resource. Expect is as in store.Op.
@@ -37,10 +41,15 @@ type Delete struct {
 }
 
 // A DerivedPut writes one derived record, or deletes it when Data is nil.
-// It goes away with the resource whose status it is, or else with its mesh.
+// It goes away with its owner, or else with the resource whose status it is, or else with its mesh.
 type DerivedPut struct {
-	Key  DerivedKey
-	Data []byte
+	Key   DerivedKey
+	Data  []byte
+	Owner *resource.Key
+	// Absent makes the batch fail with a conflict when the record exists.
+	Absent bool
+	// Secret seals the data at rest.
+	Secret bool
 }
 
 // NewBatchID makes a random id.
@@ -88,20 +97,50 @@ func (c *Catalog) batch(b Batch) (store.Batch, error) {
 		if err != nil {
 			return store.Batch{}, fmt.Errorf("%s: %w", p.Resource.Key(), err)
 		}
-		sb.Ops = append(sb.Ops, store.Op{Object: o, Expect: p.Expect})
+		if p.Owner != nil {
+			o.Owner = ownedBy(*p.Owner)
+		}
+		sb.Ops = append(sb.Ops, store.Op{Object: o, Expect: p.Expect, TakeUID: p.TakeUID})
 	}
 	for _, d := range b.Deletes {
 		sb.Ops = append(sb.Ops, store.Op{Object: store.Object{Key: storeKey(d.Key)}, Delete: true, Expect: d.Expect})
 	}
 	for _, d := range b.Derived {
-		key := store.Key{Class: store.Derived, Type: d.Key.Type, Mesh: d.Key.Mesh, Name: d.Key.Name}
-		sb.Ops = append(sb.Ops, store.Op{
-			Object: store.Object{Key: key, Data: d.Data, Owner: ownerOf(key)},
-			Delete: d.Data == nil,
-			Expect: store.ExpectAny,
-		})
+		op, err := c.derived(d)
+		if err != nil {
+			return store.Batch{}, fmt.Errorf("%s %s/%s: %w", d.Key.Type, d.Key.Mesh, d.Key.Name, err)
+		}
+		sb.Ops = append(sb.Ops, op)
 	}
 	return sb, nil
+}
+
+func (c *Catalog) derived(d DerivedPut) (store.Op, error) {
+	key := store.Key{Class: store.Derived, Type: d.Key.Type, Mesh: d.Key.Mesh, Name: d.Key.Name}
+	op := store.Op{Object: store.Object{Key: key, Data: d.Data, Owner: ownerOf(key)}, Delete: d.Data == nil, Expect: store.ExpectAny}
+	if d.Owner != nil {
+		op.Object.Owner = ownedBy(*d.Owner)
+	}
+	if d.Absent {
+		op.Expect = store.ExpectAbsent
+	}
+	if !d.Secret || op.Delete {
+		return op, nil
+	}
+	if c.cfg.Sealer == nil {
+		return store.Op{}, errNoSealer
+	}
+	sealed, err := c.cfg.Sealer.Seal(d.Data, sealContext(resourceKey(key)))
+	op.Object.Data, op.Object.Secret = sealed, true
+	return op, err
+}
+
+// Seals says whether secrets can be kept.
+func (c *Catalog) Seals() bool { return c.cfg.Sealer != nil }
+
+func ownedBy(k resource.Key) *store.Key {
+	owner := storeKey(k)
+	return &owner
 }
 
 func (c *Catalog) object(r resource.Resource) (store.Object, error) {

@@ -60,6 +60,8 @@ type SetAside struct {
 	UID      string
 	Version  uint64
 	Revision uint64
+	Labels   map[string]string
+	Data     []byte // as stored; nil for secrets
 	Reason   string
 }
 
@@ -128,6 +130,13 @@ func (s *Snapshot) EachDerived(typ, mesh string, fn func(k DerivedKey, data []by
 	})
 }
 
+// EachDerivedUnder calls fn for the derived records whose types begin with prefix, in order of type, mesh and name, until fn returns false.
+func (s *Snapshot) EachDerivedUnder(prefix string, fn func(k DerivedKey, data []byte) bool) {
+	s.derived.Ascend(derivedRecord{key: DerivedKey{Type: prefix}}, func(d derivedRecord) bool {
+		return strings.HasPrefix(d.key.Type, prefix) && fn(d.key, d.data)
+	})
+}
+
 // ByKRI returns the resource that an identifier names, whatever section of it is meant.
 func (s *Snapshot) ByKRI(kri resource.KRI) (resource.Resource, bool) {
 	var found resource.Resource
@@ -144,6 +153,9 @@ func (s *Snapshot) ByKRI(kri resource.KRI) (resource.Resource, bool) {
 
 // SetAside lists the stored objects that could not be read, each with the reason.
 func (s *Snapshot) SetAside() []SetAside { return s.aside.Items() }
+
+// Unreadable returns the stored object at a key that could not be read, if it is one.
+func (s *Snapshot) Unreadable(k resource.Key) (SetAside, bool) { return s.aside.Get(SetAside{Key: storeKey(k)}) }
 
 // Count is the number of resources of a type, in one mesh or, with an empty mesh, in all.
 func (s *Snapshot) Count(typ, mesh string) int {

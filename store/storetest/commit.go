@@ -167,6 +167,13 @@ func testPutKeeps(t *testing.T, open Open) {
 	if again.UID == first.UID || again.Version != 1 || again.Owner != nil || again.Secret {
 		t.Fatalf("an object put again after its deletion is the old one: %+v", again)
 	}
+	Commit(t, s, store.Op{Object: store.Object{Key: Key("c"), Owner: &again.Key}})
+	taken := Commit(t, s, store.Op{Object: store.Object{Key: Key("a"), UID: "another"}, Expect: store.ExpectAny, TakeUID: true})
+	if o := taken.Changes[0].Object; len(taken.Changes) != 1 || o.UID != "another" || o.Version != 2 || !o.Created.Equal(again.Created) {
+		t.Fatalf("a put that takes another UID made %+v", taken.Changes)
+	}
+	objects, _ = Objects(t, s)
+	equal(t, "taken uid", objects[Key("a")].UID, "another")
 	given := Commit(t, s, store.Op{Object: store.Object{Key: Key("b"), UID: "from-elsewhere"}}).Changes[0].Object
 	equal(t, "given uid", given.UID, "from-elsewhere")
 }

@@ -74,7 +74,7 @@ func (g *Group) Apply(b store.Batch) (store.Committed, error) {
 		}
 		switch {
 		case !op.Delete:
-			o := g.put(op.Object, old, exists)
+			o := g.put(op, old, exists)
 			next[o.Key] = &o
 			changes = append(changes, store.Change{Object: o})
 		case exists:
@@ -122,11 +122,14 @@ func expect(op store.Op, old store.Object, exists bool) error {
 }
 
 // put is the object as it will be stored; it shares no memory with the caller's.
-func (g *Group) put(o, old store.Object, exists bool) store.Object {
-	o = Clone(o)
+func (g *Group) put(op store.Op, old store.Object, exists bool) store.Object {
+	o := Clone(op.Object)
 	o.Version, o.Created = 1, g.at
 	if exists {
-		o.UID, o.Version, o.Created = old.UID, old.Version+1, old.Created
+		if o.UID == "" || !op.TakeUID {
+			o.UID = old.UID
+		}
+		o.Version, o.Created = old.Version+1, old.Created
 		o.Secret = o.Secret || old.Secret
 		if o.Owner == nil && old.Owner != nil {
 			owner := *old.Owner
