@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -58,16 +59,23 @@ type world struct {
 	now      map[resource.Key]resource.Resource
 	facts    map[resource.Key]view.Facts
 	statuses map[resource.Key]view.Status
+	remotes  map[resource.Key]view.Remote
+	gateways map[resource.Key]view.Gateway
 	version  uint64
 }
+
+// settings let every kind of ingress be reached, and answer for the health of the zone.
+var settings = view.Settings{LocalAddresses: true, HealthResponder: "127.0.0.1:5683"}
 
 func newWorld(t *testing.T, seed uint64) *world {
 	kinds := api.Kinds()
 	v := view.New("east", kinds, policies.All)
+	v.Configure(settings)
 	return &world{
 		t: t, rnd: rand.New(rand.NewPCG(seed, 1)), kinds: kinds, view: v, compiler: envoy.NewCompiler(v),
 		roots: map[resource.Key]*memo.Root[envoy.ProxyConfig]{}, now: map[resource.Key]resource.Resource{},
 		facts: map[resource.Key]view.Facts{}, statuses: map[resource.Key]view.Status{},
+		remotes: map[resource.Key]view.Remote{}, gateways: map[resource.Key]view.Gateway{},
 	}
 }
 
@@ -87,7 +95,13 @@ var (
 
 // change does one random thing and says what.
 func (w *world) change() string {
-	switch w.rnd.IntN(12) {
+	switch w.rnd.IntN(16) {
+	case 12, 13:
+		return w.learn()
+	case 14:
+		return w.put(w.pick(w.remoteService(), w.zoneAddress()))
+	case 15:
+		return w.put(w.ingress())
 	case 0, 1, 2:
 		return w.put(w.dataplane())
 	case 3:
@@ -144,6 +158,102 @@ spec:
 		w.maybe(", {port: 81, targetPort: 8081, appProtocol: tcp}"))
 }
 
+// remoteService is a service of another zone, which may have the name of one of this zone.
+func (w *world) remoteService() string {
+	zone := w.pick("west", "south")
+	name := w.pick(services[:2]...)
+	return fmt.Sprintf(`
+type: MeshService
+mesh: default
+name: %s-%s
+labels: {kuma.io/display-name: %s, kuma.io/zone: %s, team: %s}
+spec:
+  selector: {dataplaneLabels: {matchLabels: {kuma.io/workload: %s}}}
+  ports: [{port: 80, %s targetPort: main, appProtocol: %s}]`,
+		name, zone, name, zone, w.pick("a", "b"), name, w.maybe("name: main,"), w.pick(protocols...))
+}
+
+func (w *world) zoneAddress() string {
+	zone := w.pick("west", "south")
+	return fmt.Sprintf(`
+type: MeshZoneAddress
+mesh: default
+name: in-%s-%d
+labels: {kuma.io/display-name: in, kuma.io/zone: %s}
+spec: {address: %s, port: %d}`, zone, w.rnd.IntN(3), zone, w.pick("203.0.113.1", "203.0.113.2", "127.0.0.1", "in.example"), 10001+w.rnd.IntN(2))
+}
+
+// ingress is a proxy of the zone, sometimes beside a workload.
+func (w *world) ingress() string {
+	return fmt.Sprintf(`
+type: Dataplane
+mesh: default
+name: in-%d
+labels: {kuma.io/display-name: in, kuma.io/zone: east, kuma.io/workload: %s}
+networking: {address: 127.0.4.1, listeners: [{type: ZoneIngress, address: 127.0.4.1, port: %d}%s]%s}`,
+		w.rnd.IntN(2), w.pick(services...), 10001+w.rnd.IntN(2), w.maybe(", {type: ZoneEgress, address: 127.0.4.1, port: 10009}"),
+		w.maybe(", inbound: [{port: 8080, name: main, servicePort: 9080, protocol: http}]"))
+}
+
+// learn is news of another zone.
+func (w *world) learn() string {
+	if w.rnd.IntN(2) == 0 {
+		k, ok := w.some(mesh.TypeMeshZoneAddress)
+		if !ok {
+			return "nothing"
+		}
+		if w.rnd.IntN(3) == 0 {
+			delete(w.gateways, k)
+			w.view.SetGateway(k, nil)
+			return "forget " + k.String()
+		}
+		g := view.Gateway{Down: w.rnd.IntN(3) == 0, Draining: w.rnd.IntN(4) == 0}
+		if w.rnd.IntN(2) == 0 {
+			g.IP = netip.AddrFrom4([4]byte{203, 0, 113, byte(w.rnd.IntN(4))})
+		}
+		w.gateways[k] = g
+		w.view.SetGateway(k, &g)
+		return "learn of " + k.String()
+	}
+	k, ok := w.some(mesh.TypeMeshService)
+	if !ok {
+		return "nothing"
+	}
+	if w.rnd.IntN(3) == 0 {
+		delete(w.remotes, k)
+		w.view.SetRemote(k, nil)
+		return "forget " + k.String()
+	}
+	total := uint32(w.rnd.IntN(5))
+	m := view.Remote{Ports: map[string]view.Capacity{w.pick("main", "80"): {Healthy: uint32(w.rnd.IntN(6)), Total: total}}}
+	w.remotes[k] = m
+	w.view.SetRemote(k, &m)
+	return "learn of " + k.String()
+}
+
+func (w *world) loadBalancing(n int) string {
+	conf := w.pick("localityAwareness: {disabled: true}",
+		"localityAwareness: {localZone: {affinityTags: [{key: tier}, {key: kuma.io/workload}]}}",
+		fmt.Sprintf("localityAwareness: {localZone: {affinityTags: [{key: tier, weight: %d}]}}", n),
+		fmt.Sprintf("localityAwareness: {crossZone: {failover: [{from: {zones: [%s]}, to: {type: Only, zones: [%s]}}, {to: {type: %s}}]}}",
+			w.pick("east", "west"), w.pick("west", "south"), w.pick("Any", "None")),
+		fmt.Sprintf("localityAwareness: {crossZone: {failover: [{to: {type: AnyExcept, zones: [%s]}}], failoverThreshold: {percentage: %d}}}", w.pick("west", "south"), 10*n),
+		fmt.Sprintf("{loadBalancer: {type: RingHash, ringHash: {minRingSize: %d}}, hashPolicies: [{type: Header, header: {name: x-%d}}, {type: Connection, connection: {sourceIP: true}}]}", n, n),
+		"loadBalancer: {type: LeastRequest}")
+	to := w.pick("{kind: Mesh}", "{kind: MeshMultiZoneService, labels: {kuma.io/display-name: all}}")
+	if !strings.Contains(conf, "crossZone") {
+		to = w.to()
+	}
+	return fmt.Sprintf("%s\n  to: [{targetRef: %s, default: %s}]", w.target(), to, braced(conf))
+}
+
+func braced(conf string) string {
+	if strings.HasPrefix(conf, "{") {
+		return conf
+	}
+	return "{" + conf + "}"
+}
+
 func (w *world) multiZone() string {
 	return fmt.Sprintf(`
 type: MeshMultiZoneService
@@ -196,7 +306,10 @@ func (w *world) policy() string {
 	n := w.rnd.IntN(9) + 1
 	name := w.pick("p1", "p2", "p3")
 	var typ, spec string
-	switch w.rnd.IntN(7) {
+	switch w.rnd.IntN(9) {
+	case 7, 8:
+		typ = "MeshLoadBalancingStrategy"
+		spec = w.loadBalancing(n)
 	case 0:
 		typ = "MeshTimeout"
 		spec = fmt.Sprintf("%s\n  to: [{targetRef: %s, default: {connectionTimeout: %ds, http: {requestTimeout: %ds}}}]", w.target(), w.toOrRoute(), n, n)
@@ -301,6 +414,7 @@ func (w *world) derive() string {
 		return "nothing"
 	}
 	st := view.Status{VIPs: []string{fmt.Sprintf("241.0.%d.%d", w.rnd.IntN(3), w.rnd.IntN(200)+1)}, TLSReady: w.rnd.IntN(3) > 0}
+	st.Unavailable = w.rnd.IntN(4) == 0
 	if w.rnd.IntN(3) == 0 {
 		st.Identities = []string{"spiffe://default.east.mesh.local/workload/" + w.pick(services...)}
 	}
@@ -328,6 +442,7 @@ func (w *world) compare(when string) {
 	w.t.Helper()
 	w.view.Graph.Settle()
 	v := view.New("east", w.kinds, policies.All)
+	v.Configure(settings)
 	keys := make([]resource.Key, 0, len(w.now))
 	for k := range w.now {
 		keys = append(keys, k) // in random order: the order of arrival must not matter
@@ -340,6 +455,12 @@ func (w *world) compare(when string) {
 	}
 	for k, s := range w.statuses {
 		v.SetStatus(k, s)
+	}
+	for k, m := range w.remotes {
+		v.SetRemote(k, &m)
+	}
+	for k, g := range w.gateways {
+		v.SetGateway(k, &g)
 	}
 	c := envoy.NewCompiler(v)
 	for k, root := range w.roots {
