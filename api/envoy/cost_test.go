@@ -14,7 +14,10 @@ import (
 )
 
 // fragments are the computations that make Envoy resources; the rest finds out which are needed.
-var fragments = []string{"cluster", "assignment", "route", "outboundListener", "inboundListener", "inboundRoute", "workload", "extension"}
+var fragments = []string{
+	"cluster", "assignment", "route", "outboundListener", "inboundListener", "inboundRoute", "workload", "extension",
+	"ingressCluster", "ingressAssignment", "healthResponder",
+}
 
 // TestCostFollowsTheChange counts the fragments that each kind of change recomputes, in a mesh of 40 services and 60 proxies of
 // two classes. The counts must not depend on the number of proxies or classes that the change does not concern.
@@ -66,25 +69,110 @@ spec:
   rules: [{default: {allow: [{spiffeID: {type: Exact, value: "spiffe://default.east.mesh.local/workload/svc-2"}}]}}]`)
 		}, map[string]uint64{"extension": 1}},
 	} {
-		before := w.view.Graph.Recomputed()
-		c.change()
-		w.view.Graph.Settle()
-		got := map[string]uint64{}
-		for _, f := range fragments {
-			if n := w.view.Graph.Recomputed()[f] - before[f]; n > 0 {
-				got[f] = n
-			}
-		}
-		if !maps.Equal(got, c.want) && len(got)+len(c.want) > 0 {
-			t.Errorf("%s: recomputed %v, want %v", c.name, got, c.want)
+		w.costs(c.name, c.change, c.want)
+	}
+}
+
+// costs checks which fragments a change recomputes.
+func (w *testMesh) costs(name string, change func(), want map[string]uint64) {
+	w.t.Helper()
+	before := w.view.Graph.Recomputed()
+	change()
+	w.view.Graph.Settle()
+	got := map[string]uint64{}
+	for _, f := range fragments {
+		if n := w.view.Graph.Recomputed()[f] - before[f]; n > 0 {
+			got[f] = n
 		}
 	}
+	if !maps.Equal(got, want) && len(got)+len(want) > 0 {
+		w.t.Errorf("%s: recomputed %v, want %v", name, got, want)
+	}
+}
+
+// TestCostOfOtherZones counts the same for what happens in other zones and at the ingress of this one: 20 services here, a few
+// in west, one multi-zone service over both, 40 proxies of two classes, and two ingresses.
+func TestCostOfOtherZones(t *testing.T) {
+	const classes = 2
+	w := newMesh(t, 20, 40)
+	w.view.Configure(view.Settings{HealthResponder: "127.0.0.1:5683"})
+	remote := func(name string) string {
+		return fmt.Sprintf(`type: MeshService
+mesh: default
+name: %s-west
+labels: {kuma.io/display-name: %s, kuma.io/zone: west, team: joined}
+spec:
+  selector: {dataplaneLabels: {matchLabels: {kuma.io/workload: %s}}}
+  ports: [{name: http, port: 8080, targetPort: http, appProtocol: http}]`, name, name, name)
+	}
+	address := func(name, ip string) resource.Key {
+		return w.put(fmt.Sprintf("type: MeshZoneAddress\nmesh: default\nname: %s\nlabels: {kuma.io/zone: west}\nspec: {address: %s, port: 10001}", name, ip)).Key()
+	}
+	strategy := func(name, to, conf string) {
+		w.put(fmt.Sprintf("type: MeshLoadBalancingStrategy\nmesh: default\nname: %s\nspec:\n  to: [{targetRef: %s, default: {%s}}]", name, to, conf))
+	}
+	gateway := address("in-1", "203.0.113.1")
+	far, other := w.put(remote("far")).Key(), w.put(remote("other")).Key()
+	for _, k := range []resource.Key{far, other} {
+		w.view.SetStatus(k, view.Status{VIPs: []string{"241.0.1.1"}, TLSReady: true, Identities: []string{"spiffe://default.west.mesh.local/workload/far"}})
+	}
+	multi := w.put(`type: MeshMultiZoneService
+mesh: default
+name: joined
+spec:
+  selector: {meshService: {matchLabels: {team: joined}}}
+  ports: [{name: http, port: 8080, appProtocol: http}]`).Key()
+	w.view.SetStatus(multi, view.Status{VIPs: []string{"243.0.0.1"}})
+	w.view.SetRemote(far, &view.Remote{Ports: map[string]view.Capacity{"http": {Healthy: 3, Total: 3}}})
+	for i := range 2 {
+		w.put(fmt.Sprintf("type: Dataplane\nmesh: default\nname: in-%d\nnetworking: {address: 127.0.9.%d, listeners: [{type: ZoneIngress, address: 127.0.9.%d, port: 10001}]}", i, i+1, i+1))
+		w.compile.Proxy(w.key("in", i))
+	}
+	w.view.Graph.Settle()
+
+	joined := "{kind: MeshMultiZoneService, labels: {kuma.io/display-name: joined}}"
+	w.costs("an endpoint of a service of the other zone is lost", func() {
+		w.view.SetRemote(far, &view.Remote{Ports: map[string]view.Capacity{"http": {Healthy: 2, Total: 3}}})
+	}, map[string]uint64{"assignment": 2}) // of the service, and of the multi-zone service that it is in
+	w.costs("the same counts again", func() {
+		w.view.SetRemote(far, &view.Remote{Ports: map[string]view.Capacity{"http": {Healthy: 2, Total: 3}}})
+	}, nil)
+	w.costs("a service of the other zone becomes unavailable, while its counts say more", func() {
+		w.view.SetStatus(far, view.Status{VIPs: []string{"241.0.1.1"}, TLSReady: true, Unavailable: true, Identities: []string{"spiffe://default.west.mesh.local/workload/far"}})
+	}, nil)
+	w.costs("the ingress of the other zone is down", func() { w.view.SetGateway(gateway, &view.Gateway{Down: true}) },
+		map[string]uint64{"assignment": 3}) // both services and the multi-zone service
+	w.costs("the other zone gets another ingress", func() { address("in-2", "203.0.113.2") }, map[string]uint64{"assignment": 3})
+	w.costs("an address of a third zone", func() {
+		w.put("type: MeshZoneAddress\nmesh: default\nname: in-3\nlabels: {kuma.io/zone: south}\nspec: {address: 203.0.113.3, port: 10001}")
+	}, nil)
+	w.costs("failover of the multi-zone service", func() {
+		strategy("failover", joined, "localityAwareness: {crossZone: {failoverThreshold: {percentage: 70}}}")
+	}, map[string]uint64{"assignment": 1})
+	w.costs("another threshold", func() {
+		strategy("failover", joined, "localityAwareness: {crossZone: {failoverThreshold: {percentage: 80}}}")
+	}, map[string]uint64{"assignment": 1})
+	w.costs("endpoints are told apart by a label of which the clients have two values", func() {
+		strategy("affinity", joined, "localityAwareness: {localZone: {affinityTags: [{key: tier}]}}")
+	}, map[string]uint64{"assignment": 2, "cluster": classes})
+	w.costs("a timeout beside it", func() { w.put(timeoutOf("t", joined, "connectionTimeout: 3s")) }, map[string]uint64{"cluster": classes})
+	w.costs("requests of one service are hashed", func() {
+		strategy("hash", "{kind: MeshService, labels: {kuma.io/display-name: svc-1}}", "hashPolicies: [{type: Header, header: {name: x}}]")
+	}, map[string]uint64{"route": 1})
+	w.costs("a service is added", func() { w.put(serviceOf("svc-new")) },
+		map[string]uint64{"cluster": classes, "assignment": 1, "route": 1, "ingressCluster": 1, "ingressAssignment": 1})
+	w.costs("an endpoint here becomes unready", func() {
+		w.view.SetFacts(w.key("svc-3", 0), &view.Facts{Inbounds: map[string]mesh.InboundState{"http": mesh.StateNotReady}})
+	}, map[string]uint64{"assignment": 1, "ingressAssignment": 1})
+	w.costs("a service of another zone is added", func() { w.put(remote("new")) },
+		map[string]uint64{"cluster": classes, "assignment": 1, "route": 1})
 }
 
 type testMesh struct {
 	t       testing.TB
 	kinds   *resource.Kinds
 	view    *view.View
+	compile *envoy.Compiler
 	version uint64
 }
 
@@ -111,13 +199,13 @@ spec:
 		r := w.put(serviceOf(name))
 		w.view.SetStatus(r.Key(), view.Status{VIPs: []string{fmt.Sprintf("241.0.0.%d", i+1)}, TLSReady: true})
 	}
-	c := envoy.NewCompiler(w.view)
+	w.compile = envoy.NewCompiler(w.view)
 	for i := range proxies {
 		svc := fmt.Sprintf("svc-%d", i%services)
 		w.put(dataplaneOf(svc, i/services))
 	}
 	for i := range proxies {
-		c.Proxy(w.key(fmt.Sprintf("svc-%d", i%services), i/services))
+		w.compile.Proxy(w.key(fmt.Sprintf("svc-%d", i%services), i/services))
 	}
 	w.view.Graph.Settle()
 	return w
