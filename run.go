@@ -24,8 +24,8 @@ var otherVariables = []string{
 
 func (p *program) runCommand() *cobra.Command {
 	return group("run", "Run a control plane or a proxy in the foreground",
-		"  causeway run zone --zone east\n  causeway run dataplane --config web.yaml",
-		p.runZoneCommand(), p.runDataplaneCommand())
+		"  causeway run global\n  causeway run zone --zone east\n  causeway run dataplane --config web.yaml",
+		p.runGlobalCommand(), p.runZoneCommand(), p.runDataplaneCommand())
 }
 
 // role is one thing that runs: its settings with their defaults, and how it is run with them.
@@ -63,6 +63,24 @@ func roleCommand[C any](p *program, r role[C]) *cobra.Command {
 		addSetting(cmd, f)
 	}
 	return cmd
+}
+
+// introduced runs a role, and once it is ready introduces it.
+func (p *program) introduced(ctx context.Context, run func(context.Context) error, ready <-chan struct{}, introduce func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		select {
+		case <-ready:
+			introduce()
+		case <-ctx.Done():
+		}
+	}()
+	err := run(ctx)
+	cancel()
+	<-told
+	return err
 }
 
 // settingFlag holds the text of a setting; the loader gives it its meaning.

@@ -33,20 +33,7 @@ func (p *program) runZone(ctx context.Context, c zonecp.Config, log *slog.Logger
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	told := make(chan struct{})
-	go func() {
-		defer close(told)
-		select {
-		case <-z.Ready():
-			p.introduceZone(z)
-		case <-ctx.Done():
-		}
-	}()
-	err = z.Run(ctx)
-	cancel()
-	<-told
-	return err
+	return p.introduced(ctx, z.Run, z.Ready(), func() { p.introduceZone(z) })
 }
 
 // introduceZone tells a person at a terminal how to talk to the zone that just started.

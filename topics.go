@@ -58,7 +58,7 @@ Control planes and proxies read their settings as CAUSEWAY_*: see "causeway help
 
 Data goes to standard output, everything said about it to standard error.`)},
 	{"resources", "the types of resources", resourcesTopic},
-	{"settings", "how control planes and proxies are configured", static(`"causeway run zone" and "causeway run dataplane" take each setting from the last of:
+	{"settings", "how control planes and proxies are configured", static(`"causeway run global", "causeway run zone" and "causeway run dataplane" take each setting from the last of:
 its default, the YAML file of --config, the environment, its flag.
 
 The path of a setting gives its names: store.postgres.dsn in the file is

@@ -30,11 +30,17 @@ type Config struct {
 	CertFile, KeyFile string
 	// Dir holds the generated authority when there are no such files. Created with mode 0700.
 	Dir string
+	// Authority, when set, is used instead of one generated in Dir: certificate and key in PEM. Instances that share it look
+	// alike to their clients. Dir then gets its certificate alone.
+	Authority *Authority
 	// Hosts are the names and addresses that generated certificates are good for.
 	Hosts []string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
+
+// An Authority is kept by somebody else, such as a store.
+type Authority struct{ Certificate, Key []byte }
 
 const (
 	authorityLifetime = 10 * 365 * 24 * time.Hour
@@ -64,7 +70,7 @@ func Open(cfg Config) (*Certificates, error) {
 	}
 	c := &Certificates{cfg: cfg}
 	if cfg.CertFile == "" {
-		ca, err := openAuthority(cfg.Dir, cfg.Now())
+		ca, err := openAuthority(cfg)
 		if err != nil {
 			return nil, fmt.Errorf("server certificate: %w", err)
 		}
@@ -82,6 +88,15 @@ func (c *Certificates) CAFile() string {
 		return ""
 	}
 	return filepath.Join(c.cfg.Dir, "ca.pem")
+}
+
+// Chain is what is served now, DER, leaf first.
+func (c *Certificates) Chain() ([][]byte, error) {
+	cert, err := c.Get(nil)
+	if err != nil {
+		return nil, err
+	}
+	return cert.Certificate, nil
 }
 
 // Pin is the SHA-256 of the generated authority in hex, by which clients can recognise it without a file.
@@ -168,12 +183,23 @@ func template(name string, now time.Time, lifetime time.Duration) *x509.Certific
 	}
 }
 
-// openAuthority reads the authority of a directory, or makes it.
-func openAuthority(dir string, now time.Time) (*tls.Certificate, error) {
+// openAuthority takes the authority that is given, or reads the one of a directory, or makes it.
+func openAuthority(cfg Config) (*tls.Certificate, error) {
+	dir, now := cfg.Dir, cfg.Now()
 	if dir == "" {
 		return nil, errors.New("a directory for the generated authority is needed")
 	}
 	certFile, keyFile := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca-key.pem")
+	if a := cfg.Authority; a != nil {
+		ca, err := tls.X509KeyPair(a.Certificate, a.Key)
+		if err != nil {
+			return nil, fmt.Errorf("authority: %w", err)
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+		return &ca, writeWhole(certFile, a.Certificate, 0o644)
+	}
 	ca, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := makeAuthority(dir, certFile, keyFile, now); err != nil {

@@ -106,3 +106,44 @@ func TestBadConfigIsNamed(t *testing.T) {
 		}
 	}
 }
+
+func TestInstancesWithOneAuthorityLookAlike(t *testing.T) {
+	from := t.TempDir()
+	if _, err := serving.Open(serving.Config{Dir: from}); err != nil {
+		t.Fatal(err)
+	}
+	read := func(path string) []byte {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	shared := &serving.Authority{Certificate: read(filepath.Join(from, "ca.pem")), Key: read(filepath.Join(from, "ca-key.pem"))}
+	for range 2 {
+		dir := filepath.Join(t.TempDir(), "tls")
+		c, err := serving.Open(serving.Config{Dir: dir, Authority: shared, Hosts: []string{"localhost"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(read(c.CAFile()), shared.Certificate) {
+			t.Error("clients find another authority than the shared one")
+		}
+		if _, err := os.Stat(filepath.Join(dir, "ca-key.pem")); !os.IsNotExist(err) {
+			t.Errorf("the key of the authority is beside it (%v)", err)
+		}
+		chain, err := c.Chain()
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(chain[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		pool := x509.NewCertPool()
+		pool.AppendCertsFromPEM(shared.Certificate)
+		if _, err := leaf.Verify(x509.VerifyOptions{Roots: pool, DNSName: "localhost"}); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -1,6 +1,6 @@
 // Package authority is a certificate authority that a control plane keeps in a GlobalSecret of its own store, for the certificates
-// with which others connect to it. Every instance on that store signs and verifies alike. It signs no workload, and what a
-// certificate says about its holder is its caller's business.
+// between it and those that connect to it. Every instance on that store signs and verifies alike. It signs no workload, and what
+// a certificate says about its holder is its caller's business.
 package authority
 
 import (
@@ -39,6 +39,7 @@ type Config struct {
 // An Authority signs client certificates.
 type Authority struct {
 	issuer *pki.Issuer
+	pem    struct{ certificate, key []byte }
 	now    func() time.Time
 }
 
@@ -59,6 +60,11 @@ func Open(ctx context.Context, cfg Config) (*Authority, error) {
 
 func open(ctx context.Context, cfg Config) (*Authority, error) {
 	key := resource.Key{Type: mesh.TypeGlobalSecret, Name: cfg.Secret}
+	for _, aside := range cfg.Catalog.Snapshot().SetAside() {
+		if aside.Key.Type == key.Type && aside.Key.Name == key.Name {
+			return nil, fmt.Errorf("it cannot be read: %s; all instances on one store need the same sealing keys", aside.Reason)
+		}
+	}
 	if _, ok := cfg.Catalog.Snapshot().Get(key); !ok {
 		if err := create(ctx, cfg, key); err != nil {
 			return nil, err
@@ -76,7 +82,9 @@ func open(ctx context.Context, cfg Config) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Authority{issuer: issuer, now: cfg.Now}, nil
+	a := &Authority{issuer: issuer, now: cfg.Now}
+	a.pem.certificate, a.pem.key = cert, private
+	return a, nil
 }
 
 func create(ctx context.Context, cfg Config, key resource.Key) error {
@@ -119,6 +127,9 @@ func await(ctx context.Context, c *catalog.Catalog, key resource.Key) ([]byte, e
 		}
 	}
 }
+
+// PEM is certificate and key, for whoever signs with them in another way.
+func (a *Authority) PEM() (certificate, key []byte) { return a.pem.certificate, a.pem.key }
 
 // Pool holds what the certificates of this authority are verified with.
 func (a *Authority) Pool() *x509.CertPool {
