@@ -52,6 +52,7 @@ func (o outcome) String() string { return [...]string{"unjudged", "well", "faile
 // A result is what became of a job.
 type result struct {
 	job
+	began   time.Time
 	outcome outcome
 	err     error
 	replies []Reply
@@ -69,7 +70,7 @@ func (p *Prober) attempt(ctx context.Context, j job) result {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
 	defer cancel()
-	r := result{job: j}
+	r := result{job: j, began: start}
 	if j.conn != nil && start.Sub(j.conn.since) >= p.cfg.Reconnect {
 		r.hangUp()
 	}

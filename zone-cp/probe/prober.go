@@ -258,9 +258,6 @@ func (p *Prober) take(r result, now time.Time) {
 	case failed:
 		t.lastError = r.err.Error()
 		changed = t.failed(now)
-		if !t.down() {
-			wait /= 2 // the sooner it is certain the better
-		}
 	default:
 		t.lastError = r.err.Error()
 		changed = t.unjudged(now)
@@ -273,7 +270,11 @@ func (p *Prober) take(r result, now time.Time) {
 	p.conclude(t.peer, now)
 	p.tell(t)
 	p.show(t, changed)
-	p.schedule(t, now.Add(wait*9/10+rand.N(wait/5)))
+	next := r.began.Add(wait*9/10 + rand.N(wait/5))
+	if soonest := now.Add(p.cfg.Interval / 10); next.Before(soonest) {
+		next = soonest // it took long
+	}
+	p.schedule(t, next)
 }
 
 // learn takes what a zone said.
