@@ -51,10 +51,11 @@ var nothing = holding{sure: true}
 
 // A wait is a reason to hold back what depends on a resource, or to call a table acknowledged.
 type wait struct {
-	by       []envoy.Ref // what needs it
-	fresh    bool        // what needs it is new, so that nothing may lead there yet
-	sequence uint64      // of the table that needs it
-	after    uint64      // the response that needs it: what left before does not count
+	by       []envoy.Ref     // what needs it
+	fresh    bool            // what needs it is new, so that nothing may lead there yet
+	sequence uint64          // of the table that needs it
+	after    uint64          // the response that needs it: what left before does not count
+	frag     *envoy.Fragment // the endpoints that a cluster was to get when it was sent
 }
 
 // A flight is the one response of a type that is not answered.
@@ -117,9 +118,16 @@ func (c *channel) holds(name string) holding {
 	return nothing
 }
 
-// underway says that a resource is on its way to the client.
-func (c *channel) underway(name string) bool {
-	return c.flight != nil && c.flight.about(name) && !slices.Contains(c.flight.removed, name)
+// underway is the fragment of a name that is on its way to the client, nil when there is none.
+func (c *channel) underway(name string) *envoy.Fragment {
+	if c.flight != nil {
+		for x := range c.flight.fragments {
+			if x.Name == name {
+				return x
+			}
+		}
+	}
+	return nil
 }
 
 // uses says that something the client holds refers to a resource.
@@ -159,6 +167,9 @@ func (c *channel) wait(name string, by envoy.Ref, w wait) {
 		w.fresh = w.fresh || old.fresh
 		w.sequence = min(w.sequence, old.sequence)
 		w.after = max(w.after, old.after)
+		if w.frag == nil {
+			w.frag = old.frag
+		}
 	}
 	put(&c.await, name, w)
 }

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/causeway-mesh/causeway/api/envoy"
@@ -118,7 +119,8 @@ func (c *channel) apart(l *load) {
 
 // gate returns what has to be true of a fragment before it may be sent, nil when nothing stands in the way.
 //
-//   - Clusters wait for nothing.
+//   - Clusters wait for nothing, except that one which changes together with its endpoints waits for those to be taken when nobody has
+//     taken them before and it is not known what the client had: if they were refused while it warms, it would be left with none.
 //   - Endpoints do not overtake a change of their cluster that is not sent yet. They never wait for an answer about
 //     clusters: Envoy holds those answers back while a cluster warms, and it warms until it has its endpoints.
 //   - Listeners, routes and extensions wait until the clusters they lead to are at the client, and, where a cluster
@@ -129,8 +131,10 @@ func (c *channel) apart(l *load) {
 //     waited for, and is thought to have its clusters from somewhere else only when that takes too long.
 func (s *Session) gate(c *channel) func(*envoy.Fragment) bool {
 	switch {
-	case s.rush || c.typ == envoy.Cluster:
+	case s.rush:
 		return nil
+	case c.typ == envoy.Cluster:
+		return s.affords(c)
 	case c.typ == envoy.Endpoint:
 		later := s.laterEndpoints()
 		if len(later) == 0 {
@@ -154,6 +158,33 @@ func (s *Session) gate(c *channel) func(*envoy.Fragment) bool {
 			}
 		}
 		return steady || s.ready(f, 0)
+	}
+}
+
+// affords is the gate of clusters: those that the client has may change when they will not be left without endpoints.
+func (s *Session) affords(c *channel) func(*envoy.Fragment) bool {
+	e := &s.channels[envoy.Endpoint]
+	unknown := func(h holding) bool { return h.held && h.frag == nil }
+	if len(c.over) == 0 || e.asked && !slices.ContainsFunc(slices.Collect(maps.Values(e.over)), unknown) || !e.asked && s.given {
+		return nil
+	}
+	return func(f *envoy.Fragment) bool {
+		if !c.holds(f.Name).held {
+			return true
+		}
+		for _, ref := range f.Refs {
+			if ref.Type != envoy.Endpoint {
+				continue
+			}
+			want, _ := s.want(ref)
+			if want == nil || s.ward.proven(want) {
+				continue
+			}
+			if h := e.holds(ref.Name); !e.asked || unknown(h) && h.version != want.Version {
+				return false
+			}
+		}
+		return true
 	}
 }
 

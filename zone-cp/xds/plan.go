@@ -167,9 +167,11 @@ func (s *Session) decide(c *channel, name string, p *plan) {
 		}
 	case stays:
 	case again && c.typ == envoy.Endpoint:
-		// A cluster warms, although it is about to go. It gets back what it had, or hears that there is nothing.
+		// A cluster warms, although it is about to go. It gets back what it had, or what it was to get, or hears that there is nothing.
 		if have.held && have.frag != nil {
 			p.own, p.withheld = append(p.own, have.frag), append(p.withheld, name)
+		} else if f := c.await[name].frag; f != nil && made == nil {
+			p.own, p.withheld = append(p.own, f), append(p.withheld, name)
 		} else {
 			p.missing = append(p.missing, name)
 		}

@@ -85,7 +85,7 @@ func (w *world) table(t *rapid.T) *envoy.Table {
 }
 
 // drive lets a client live through random tables, interleavings and reconnects, and requires that it comes to hold the last.
-func drive(t *rapid.T, tb testing.TB, badness, clients int, reconnects bool) {
+func drive(t *rapid.T, tb testing.TB, badness, clients int, reconnects, restarts bool) {
 	w := &world{badness: badness, bad: map[string]bool{}, made: map[string]*envoy.Fragment{}}
 	ward := NewQuarantine().Ward("1")
 	var all []*client
@@ -94,8 +94,7 @@ func drive(t *rapid.T, tb testing.TB, badness, clients int, reconnects bool) {
 		c.bad = func(f *envoy.Fragment) bool { return w.bad[f.Version] }
 		c.silent = rapid.Bool().Draw(t, "silent")
 		c.patient = badness > 0
-		c.lenient = badness > 0 && reconnects
-		c.prompt = rapid.Bool().Draw(t, "prompt")
+		c.prompt = !restarts && rapid.Bool().Draw(t, "prompt")
 		c.late = rapid.Bool().Draw(t, "late")
 		all = append(all, c)
 	}
@@ -110,7 +109,11 @@ func drive(t *rapid.T, tb testing.TB, badness, clients int, reconnects bool) {
 				c.step(pick)
 			}
 			if reconnects && rapid.IntRange(0, 4).Draw(t, "reconnect") == 0 {
-				c.connect(ward)
+				restarted := restarts && rapid.Bool().Draw(t, "restarted")
+				if restarted {
+					ward = NewQuarantine().Ward("1")
+				}
+				c.connect(ward, restarted)
 				c.session.Target(last)
 			}
 		}
@@ -136,13 +139,13 @@ func (r rapidTB) Helper() {}
 func (r rapidTB) Fatalf(format string, args ...any) { r.t.Fatalf(format, args...) }
 
 func TestClientComesToHoldTheTarget(t *testing.T) {
-	rapid.Check(t, func(r *rapid.T) { drive(r, t, 0, 1, true) })
+	rapid.Check(t, func(r *rapid.T) { drive(r, t, 0, 1, true, true) })
 }
 
 func TestClientsComeToHoldTheTargetWithoutWhatTheyRefuse(t *testing.T) {
-	rapid.Check(t, func(r *rapid.T) { drive(r, t, 8, 2, false) })
+	rapid.Check(t, func(r *rapid.T) { drive(r, t, 8, 2, false, false) })
 }
 
 func TestClientsHoldWhatTheyRefuseNeitherAfterReconnects(t *testing.T) {
-	rapid.Check(t, func(r *rapid.T) { drive(r, t, 8, 2, true) })
+	rapid.Check(t, func(r *rapid.T) { drive(r, t, 8, 2, true, false) })
 }

@@ -16,8 +16,8 @@ func (s *Session) reject(c *channel, f *flight, text string) {
 	c.flight = nil
 	for x := range f.fragments {
 		h := c.holds(x.Name)
-		if slices.Contains(arrived, x) {
-			h = holding{frag: x, version: x.Version, held: true}
+		if there, ok := arrived[x.Name]; ok {
+			h = there
 		}
 		for _, ref := range x.Refs {
 			if !needs(h, ref) {
@@ -26,7 +26,11 @@ func (s *Session) reject(c *channel, f *flight, text string) {
 		}
 		if c.subscribed(x.Name) {
 			c.set(x.Name, h.doubted(x))
-			if _, awaited := c.await[x.Name]; awaited {
+			if w, awaited := c.await[x.Name]; awaited {
+				if w.frag == x {
+					w.frag = nil
+					c.await[x.Name] = w
+				}
 				c.again(x.Name)
 			}
 		}
@@ -53,24 +57,29 @@ func (s *Session) reject(c *channel, f *flight, text string) {
 	}
 }
 
-// arrived are the new clusters of a refused response that are at the client all the same: it names others as bad,
-// and has taken endpoints of these. Other things may lead there already.
-func (s *Session) arrived(c *channel, f *flight, text string) (list []*envoy.Fragment) {
+// arrived finds out which new clusters of a refused response are at the client all the same: it names others as bad, and has taken
+// endpoints of these, so that other things may lead there already. A bad one that has endpoints was there before, as nobody knows what.
+func (s *Session) arrived(c *channel, f *flight, text string) map[string]holding {
 	if c.typ != envoy.Cluster {
 		return nil
 	}
+	var found map[string]holding
 	named := false
 	for x := range f.fragments {
-		if blames(text, x.Name) {
-			named = true
-		} else if !c.holds(x.Name).held && s.provenByEndpoints(x) {
-			list = append(list, x)
+		bad := blames(text, x.Name)
+		named = named || bad
+		switch h := c.holds(x.Name); {
+		case h.held || !s.provenByEndpoints(x):
+		case bad:
+			put(&found, x.Name, holding{held: true, tried: h.tried})
+		default:
+			put(&found, x.Name, holding{frag: x, version: x.Version, held: true})
 		}
 	}
 	if !named {
 		return nil
 	}
-	return list
+	return found
 }
 
 // several stands for more than one version.
@@ -128,7 +137,7 @@ func (s *Session) misled(x *envoy.Fragment) bool {
 			return false
 		}
 		h := c.holds(ref.Name)
-		return !h.sure || h.prior || c.underway(ref.Name)
+		return !h.sure || h.prior || c.underway(ref.Name) != nil
 	})
 }
 

@@ -86,6 +86,7 @@ func (s *Session) Receive(req *discoveryv3.DeltaDiscoveryRequest) error {
 		c.unsubscribe(gone)
 		s.foresee(c)
 		s.presume(c)
+		s.infer(c)
 	case len(add)+len(gone) > 0:
 		c.subscribe(add)
 		c.unsubscribe(gone)
@@ -265,14 +266,15 @@ func (s *Session) need(c *channel, x *envoy.Fragment) {
 	by := envoy.Ref{Type: c.typ, Name: x.Name}
 	for _, ref := range x.Refs {
 		to := &s.channels[ref.Type]
-		if ref.Type.Wildcard() || s.target.Get(ref.Type, ref.Name) == nil {
+		made := s.target.Get(ref.Type, ref.Name)
+		if ref.Type.Wildcard() || made == nil {
 			continue
 		}
 		known := to.holds(ref.Name).held
 		if c.typ == envoy.Cluster {
 			// A changed cluster warms until it is given its endpoints, and Envoy does not ask again for those it has:
 			// they go again, the same bytes, right behind the cluster.
-			to.wait(ref.Name, by, wait{fresh: !c.holds(x.Name).held, sequence: s.target.Sequence, after: s.nonces})
+			to.wait(ref.Name, by, wait{fresh: !c.holds(x.Name).held, sequence: s.target.Sequence, after: s.nonces, frag: made})
 			if !to.asked || to.subscribed(ref.Name) {
 				to.again(ref.Name)
 				to.plan = plan{}
@@ -293,6 +295,21 @@ func (s *Session) presume(c *channel) {
 	}
 	for _, name := range endpoints.named {
 		endpoints.again(name)
+	}
+}
+
+// infer finds out that a client that comes back has clusters which it does not declare, out of refused responses:
+// it asks for their endpoints.
+func (s *Session) infer(c *channel) {
+	clusters, endpoints := &s.channels[envoy.Cluster], &s.channels[envoy.Endpoint]
+	if c != clusters && c != endpoints || !clusters.asked || !endpoints.asked {
+		return
+	}
+	for name, h := range clusters.over {
+		if !h.held && !h.sure && endpoints.named.has(name) {
+			h.held = true
+			clusters.set(name, h)
+		}
 	}
 }
 

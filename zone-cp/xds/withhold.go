@@ -125,7 +125,7 @@ func (s *Session) protect(d *doubt, ref envoy.Ref) {
 		d.inUse[need] = struct{}{}
 		if h := s.channels[need.Type].holds(need.Name); h.frag != nil {
 			work = append(work, h.frag.Refs...)
-		} else if h.held {
+		} else if h.held || s.unheard(need.Type) {
 			d.guard(need.Type)
 		}
 	}
@@ -193,7 +193,9 @@ func (s *Session) weigh(ref envoy.Ref, made *envoy.Fragment) answer {
 	case s.unheard(ref.Type):
 		return answer{stays: true, hollow: true}
 	case !have.held:
-		return answer{}
+		x := s.channels[ref.Type].underway(ref.Name)
+		// The listener that asked for it is not to go before it comes. A cluster that asks for endpoints does not serve yet.
+		return answer{stays: x != nil && x != made && (ref.Type == envoy.Route || ref.Type == envoy.Extension) && s.whole(x, true)}
 	case bad && same:
 		return answer{stays: true} // taken once and refused later: sending it again leads nowhere
 	case have.frag != nil && s.whole(have.frag, true):
@@ -227,7 +229,7 @@ func (s *Session) whole(f *envoy.Fragment, held bool) bool {
 	for _, ref := range f.Refs {
 		unheard := s.unheard(ref.Type)
 		if s.target.Get(ref.Type, ref.Name) == nil {
-			if c := &s.channels[ref.Type]; held && !unheard && !ref.Type.Wildcard() && !c.holds(ref.Name).held && !c.underway(ref.Name) {
+			if c := &s.channels[ref.Type]; held && !unheard && !ref.Type.Wildcard() && !c.holds(ref.Name).held && c.underway(ref.Name) == nil {
 				return false
 			}
 			continue
