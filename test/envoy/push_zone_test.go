@@ -348,6 +348,11 @@ func (p *tap) talk() string {
 		out += fmt.Sprintf("\n%s      %s nonce=%s", r.when.Format(clock), r.typ, r.nonce)
 		for _, f := range r.resources {
 			out += " " + f.Name + "@" + f.Version[:4]
+			if f.Type == envoy.Route {
+				for _, to := range f.Refs {
+					out += "→" + to.Name
+				}
+			}
 		}
 		if len(r.removed) > 0 {
 			out += fmt.Sprint(" removed=", r.removed)
