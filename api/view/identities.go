@@ -93,10 +93,10 @@ func (v *View) TLSReady(r *memo.Reader, service resource.Key) bool {
 	})
 }
 
-// Elsewhere says that a destination belongs to another zone, so that it is reached through an ingress and with mesh TLS only.
+// Elsewhere says that a destination is a service of another zone, so that it is reached through an ingress and with mesh TLS only.
 func (v *View) Elsewhere(r *memo.Reader, service resource.Key) bool {
 	res, ok := v.Resource(r, service)
-	return ok && v.zoneOf(res) != v.zone
+	return ok && service.Type == mesh.TypeMeshService && v.zoneOf(res) != v.zone
 }
 
 func number(n uint32) string { return strconv.FormatUint(uint64(n), 10) }

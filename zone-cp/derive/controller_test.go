@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -357,6 +358,59 @@ func TestStatusesOfVanishedServicesAreForgotten(t *testing.T) {
 		synctest.Wait()
 		if _, ok := f.service("never"); ok {
 			t.Error("the status of a service that does not exist stayed")
+		}
+		f.end()
+	})
+}
+
+// What another zone says of its services is taken over, addresses stay ours, and about our own services nobody else has a say.
+func TestOtherZonesSayWhatTheirServicesAre(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, &troubled{Store: memory.New()}, nil)
+		say := func(name, data string) {
+			t.Helper()
+			p := catalog.DerivedPut{Key: catalog.DerivedKey{Type: "owner/MeshService", Mesh: "default", Name: name}}
+			if data != "" {
+				p.Data = []byte(data)
+			}
+			if _, err := f.Commit(context.Background(), catalog.Batch{Derived: []catalog.DerivedPut{p}}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		service := func(name, zone string) resource.Resource {
+			return built(resource.Meta{Type: mesh.TypeMeshService, Mesh: "default", Name: name, Labels: map[string]string{resource.LabelZone: zone}},
+				&mesh.MeshService{Ports: []mesh.Port{{Port: 80}}})
+		}
+		const ready = `{"state":"Available","tls":{"status":"Ready"},"identities":[{"type":"SpiffeID","value":"spiffe://west/web"}]}`
+		say("web-x9w", ready) // before the service itself
+		f.put(theMesh())
+		if _, err := f.Commit(context.Background(), catalog.Batch{Puts: []catalog.Put{
+			{Resource: service("web-x9w", "west"), Expect: store.ExpectAny}, {Resource: service("own", "east"), Expect: store.ExpectAny},
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		st, _ := f.service("web-x9w")
+		if st.State != mesh.Available || st.TLS.Status != mesh.TLSReady || len(st.Identities) != 1 || len(st.VIPs) != 1 {
+			t.Errorf("the service of the other zone is %+v", st)
+		}
+		vip := st.VIPs
+		say("web-x9w", `{"state":"Unavailable","tls":{"status":"Ready"}}`)
+		if st, _ = f.service("web-x9w"); st.State != mesh.Unavailable || len(st.Identities) != 0 || !slices.Equal(st.VIPs, vip) {
+			t.Errorf("after news it is %+v", st)
+		}
+		say("web-x9w", "") // a peer that is away takes nothing back
+		if st, _ = f.service("web-x9w"); st.State != mesh.Unavailable || st.TLS.Status != mesh.TLSReady {
+			t.Errorf("without news it is %+v", st)
+		}
+		say("web-x9w", `not JSON`)
+		if st, _ = f.service("web-x9w"); st.State != mesh.Unavailable {
+			t.Errorf("after nonsense it is %+v", st)
+		}
+		say("own", ready)
+		if st, _ = f.service("own"); st.State == mesh.Available || st.TLS.Status == mesh.TLSReady || len(st.Identities) > 0 {
+			t.Errorf("somebody else has a say about our own service: %+v", st)
 		}
 		f.end()
 	})

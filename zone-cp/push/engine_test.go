@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/causeway-mesh/causeway/api"
 	"github.com/causeway-mesh/causeway/api/envoy"
@@ -33,11 +35,24 @@ func (f fakeFacts) Next(ctx context.Context) (map[resource.Key]*view.Facts, bool
 	}
 }
 
+// fakeRemote hands on what a test knows of other zones.
+type fakeRemote chan RemoteUpdate
+
+func (f fakeRemote) Next(ctx context.Context) (RemoteUpdate, error) {
+	select {
+	case u := <-f:
+		return u, nil
+	case <-ctx.Done():
+		return RemoteUpdate{}, ctx.Err()
+	}
+}
+
 type zone struct {
 	t       *testing.T
 	engine  *Engine
 	catalog *catalog.Catalog
 	facts   fakeFacts
+	remote  fakeRemote
 	metrics *prometheus.Registry
 }
 
@@ -49,9 +64,9 @@ func newZone(t *testing.T, audit time.Duration) *zone {
 	if err != nil {
 		t.Fatal(err)
 	}
-	z := &zone{t: t, catalog: c, facts: make(fakeFacts), metrics: prometheus.NewRegistry()}
+	z := &zone{t: t, catalog: c, facts: make(fakeFacts), remote: make(fakeRemote), metrics: prometheus.NewRegistry()}
 	z.engine = New(Config{
-		Zone: "east", Catalog: c, Facts: z.facts, Kinds: c.Kinds(), Policies: policies.All,
+		Zone: "east", Catalog: c, Facts: z.facts, Remote: z.remote, HealthResponder: "127.0.0.1:5683", AllowLocalAddresses: true, Kinds: c.Kinds(), Policies: policies.All,
 		Expected:   func(m resource.Meta) bool { return m.Label("observed") == "yes" },
 		AuditEvery: audit, Log: slog.New(slog.DiscardHandler), Registerer: z.metrics,
 	})
@@ -257,4 +272,87 @@ func TestAuditFindsCountsAndHealsADifference(t *testing.T) {
 		}
 	}
 	t.Error("the difference was not counted")
+}
+
+// What becomes known of other zones reaches the tables, is forgotten when it is taken back, and outlives an audit.
+func TestNewsOfOtherZonesReachesTables(t *testing.T) {
+	z := newZone(t, 0)
+	z.put(`
+type: MeshIdentity
+mesh: default
+name: identity
+spec:
+  selector: {dataplane: {matchLabels: {}}}
+  provider: {type: Bundled, bundled: {autogenerate: {enabled: true}}}
+---
+type: MeshService
+mesh: default
+name: far
+labels: {kuma.io/zone: west}
+spec:
+  selector: {dataplaneLabels: {matchLabels: {kuma.io/workload: far}}}
+  ports: [{port: 80, name: http, appProtocol: http}]
+---
+type: MeshZoneAddress
+mesh: default
+name: in
+labels: {kuma.io/zone: west}
+spec: {address: 127.0.0.9, port: 10001}
+---
+type: Dataplane
+mesh: default
+name: gate
+networking: {address: 127.0.0.8, listeners: [{type: ZoneIngress, address: 127.0.0.8, port: 10001}]}
+` + "---" + dp("web-1"))
+	far := resource.Key{Type: mesh.TypeMeshService, Mesh: "default", Name: "far"}
+	in := resource.Key{Type: mesh.TypeMeshZoneAddress, Mesh: "default", Name: "in"}
+	if _, err := z.catalog.Commit(t.Context(), catalog.Batch{Derived: []catalog.DerivedPut{
+		{Key: catalog.StatusOf(far), Data: []byte(`{"state":"Unavailable","tls":{"status":"Ready"}}`)},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	s := z.open("web-1")
+	endpoints := func(table *envoy.Table) string {
+		f := table.Get(envoy.Endpoint, "kri_msvc_default_west__far_http")
+		m := &endpointv3.ClusterLoadAssignment{}
+		if f == nil || proto.Unmarshal(f.Body(), m) != nil || len(m.Endpoints) != 1 {
+			return "nothing"
+		}
+		lb := m.Endpoints[0].LbEndpoints
+		return fmt.Sprint(len(lb), " ", lb[0].HealthStatus, " ", lb[0].LoadBalancingWeight.GetValue())
+	}
+	is := func(want string) {
+		t.Helper()
+		until(t, s, "endpoints of the other zone are "+want, func(table *envoy.Table) bool { return endpoints(table) == want })
+	}
+	is("1 UNHEALTHY 1") // unavailable, and nobody has counted
+	tell := func(u RemoteUpdate) {
+		t.Helper()
+		select {
+		case z.remote <- u:
+		case <-time.After(10 * time.Second):
+			t.Fatal("nobody listens")
+		}
+	}
+	tell(RemoteUpdate{Services: map[resource.Key]*view.Remote{far: {Ports: map[string]view.Capacity{"http": {Healthy: 3, Total: 3}}}}})
+	is("1 UNKNOWN 3")
+	tell(RemoteUpdate{Gateways: map[resource.Key]*view.Gateway{in: {Down: true}}})
+	is("1 UNHEALTHY 3")
+	if err := z.engine.do(t.Context(), func(st *state) {
+		for range 2 { // before and after everything is computed anew
+			if r := st.prepareAudit().run(); len(r.different) > 0 {
+				t.Errorf("an audit does not know what tables were made of: %v differ", r.different)
+			}
+			st.rebuild()
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	tell(RemoteUpdate{Gateways: map[resource.Key]*view.Gateway{in: nil}})
+	is("1 UNKNOWN 3")
+	tell(RemoteUpdate{All: true})
+	is("1 UNHEALTHY 1")
+
+	gate := z.open("gate")
+	until(t, gate, "the ingress forwards health", func(table *envoy.Table) bool { return table.Get(envoy.Cluster, "system_health") != nil })
 }
