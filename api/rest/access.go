@@ -33,6 +33,7 @@ const (
 	GenerateUserToken      Permission = "generateUserToken"      // become anybody but an administrator
 	GenerateDataplaneToken Permission = "generateDataplaneToken" // admit proxies
 	GenerateZoneToken      Permission = "generateZoneToken"      // admit zones
+	ConnectZone            Permission = "connectZone"            // let zones join with single-use tokens, and shut them out
 	ReadConfig             Permission = "readConfig"             // see the settings of the control plane
 )
 

@@ -36,11 +36,11 @@ const (
 const maxYAML = 8 << 20
 
 // batch applies several resources together: all of them or none.
-func (s *Server) batch(c echo.Context) error {
+func (s *Server) batch(c echo.Context) (outcome, error) {
 	// Each resource is judged later; who can write none should not make us parse a large body.
 	if s.require(c, AdminResources) != nil {
 		if err := s.require(c, WriteResources); err != nil {
-			return err
+			return outcome{}, err
 		}
 	}
 	limit := s.cfg.MaxBatch
@@ -49,18 +49,19 @@ func (s *Server) batch(c echo.Context) error {
 	}
 	body, err := readBody(c, limit)
 	if err != nil {
-		return titled(couldNotProcess, err)
+		return outcome{}, titled(couldNotProcess, err)
 	}
 	decoded, err := s.decodeMany(c, body)
 	if err != nil {
-		return titled(couldNotProcess, err)
+		return outcome{}, titled(couldNotProcess, err)
 	}
 	if mesh := c.QueryParam("mesh"); mesh != "" {
 		s.defaultMesh(decoded, mesh)
 	}
 	s.meshes.RLock()
 	defer s.meshes.RUnlock()
-	return titled(couldNotProcess, s.applyBatch(c, decoded, body))
+	out, err := s.applyBatch(c, decoded, body)
+	return out, titled(couldNotProcess, err)
 }
 
 // defaultMesh fills in the mesh where a resource names none.
@@ -72,16 +73,16 @@ func (s *Server) defaultMesh(decoded []resource.Decoded, mesh string) {
 	}
 }
 
-func (s *Server) applyBatch(c echo.Context, decoded []resource.Decoded, body []byte) error {
+func (s *Server) applyBatch(c echo.Context, decoded []resource.Decoded, body []byte) (outcome, error) {
 	ctx := c.Request().Context()
 	snap := s.catalog.Snapshot()
 	edits, err := s.prepare(who(c), snap, decoded, atItem)
 	if err != nil {
-		return err
+		return outcome{}, err
 	}
 	ch, err := newChange(c, body)
 	if err != nil {
-		return err
+		return outcome{}, err
 	}
 	changed := edits
 	if !ch.idempotent() && s.isCurrent(ctx, snap) {
@@ -92,21 +93,21 @@ func (s *Server) applyBatch(c echo.Context, decoded []resource.Decoded, body []b
 			}
 		}
 		if len(changed) == 0 {
-			return c.JSON(http.StatusOK, answerBatch(edits, store.Committed{Position: snap.Position()}))
+			return answerBatch(edits, store.Committed{Position: snap.Position()}), nil
 		}
 	}
 	ch.edits = changed
 	done, err := s.commitEdits(ctx, ch, false)
 	if err != nil {
-		return err
+		return outcome{}, err
 	}
 	if done.Position.Revision == 0 {
-		return errors.New("the store did not say what became of the batch")
+		return outcome{}, errors.New("the store did not say what became of the batch")
 	}
-	return c.JSON(http.StatusOK, answerBatch(edits, done))
+	return answerBatch(edits, done), nil
 }
 
-func answerBatch(edits []edit, done store.Committed) batchAnswer {
+func answerBatch(edits []edit, done store.Committed) outcome {
 	stored := make(map[resource.Key]store.Object, len(done.Changes))
 	for _, ch := range done.Changes {
 		if o := ch.Object; o.Class == store.Resource && !ch.Deleted {
@@ -127,5 +128,5 @@ func answerBatch(edits []edit, done store.Committed) batchAnswer {
 		}
 		out.Items = append(out.Items, it)
 	}
-	return out
+	return outcome{status: http.StatusOK, position: done.Position, body: out}
 }

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -532,5 +533,67 @@ func (p *plane) fill(n int) {
 	}
 	if _, err := p.catalog.Commit(context.Background(), catalog.Batch{Puts: puts}); err != nil {
 		p.t.Fatal(err)
+	}
+}
+
+// TestWritesSayTheirPosition compares the headers of writes with the store.
+func TestWritesSayTheirPosition(t *testing.T) {
+	p := newPlane(t, nil)
+	check := func(a answer) {
+		t.Helper()
+		at, err := p.store.Position(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := a.header.Get("Causeway-Position"); got != at.String() {
+			t.Errorf("position %q, want %q (status %d)", got, at, a.status)
+		}
+		if got := a.header.Get("Causeway-Revision"); got != strconv.FormatUint(at.Revision, 10) {
+			t.Errorf("revision %q, want %d", got, at.Revision)
+		}
+	}
+	const mesh, timeout = `{"type":"Mesh","name":"default"}`, `{"type":"MeshTimeout","mesh":"default","name":"slow","spec":{}}`
+	check(p.mustPut("/meshes/default", mesh))
+	check(p.mustPut("/meshes/default", mesh)) // nothing changes
+	check(p.do("admin", "POST", "/batch", strings.NewReader("["+timeout+"]")))
+	check(p.do("admin", "POST", "/batch", strings.NewReader("["+timeout+"]")))
+	check(p.do("admin", "DELETE", "/meshes/default/meshtimeouts/slow", nil))
+	if a := p.do("admin", "DELETE", "/meshes/default/meshtimeouts/slow", nil); a.header.Get("Causeway-Position") != "" {
+		t.Errorf("a refused write has position %q", a.header.Get("Causeway-Position"))
+	}
+}
+
+// TestWaitingHoldsNobodyUp deletes a mesh while somebody waits for what he wrote.
+func TestWaitingHoldsNobodyUp(t *testing.T) {
+	reached := make(chan struct{})
+	release := make(chan struct{})
+	p := newPlane(t, func(c *rest.Config) { c.Propagation = patient{reached, release} })
+	p.mustPut("/meshes/default", `{"type":"Mesh","name":"default"}`)
+	waited := make(chan answer, 1)
+	go func() {
+		waited <- p.do("admin", "PUT", "/meshes/default/meshtimeouts/slow?wait=received", strings.NewReader(`{"type":"MeshTimeout","mesh":"default","name":"slow","spec":{}}`))
+	}()
+	<-reached
+	if a := p.do("admin", "DELETE", "/meshes/default", nil); a.status != http.StatusOK {
+		t.Errorf("delete: %d %s", a.status, a.body)
+	}
+	close(release)
+	if a := <-waited; a.status != http.StatusCreated || a.header.Get("Causeway-Propagation") != "received" {
+		t.Errorf("the waiting write: %d %v", a.status, a.header)
+	}
+}
+
+// patient says that somebody waits, and lets him go when told.
+type patient struct{ reached, release chan struct{} }
+
+func (patient) Status(uint64) (any, bool) { return nil, false }
+
+func (p patient) Wait(ctx context.Context, _ uint64, _ string) error {
+	close(p.reached)
+	select {
+	case <-p.release:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }

@@ -90,21 +90,21 @@ type written struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-func (s *Server) put(k resource.Kind) echo.HandlerFunc {
-	return func(c echo.Context) error {
+func (s *Server) put(k resource.Kind) writer {
+	return func(c echo.Context) (outcome, error) {
 		if err := s.require(c, writePermission(k)); err != nil {
-			return err
+			return outcome{}, err
 		}
 		if !s.writable(k) {
-			return s.notWritable(k)
+			return outcome{}, s.notWritable(k)
 		}
 		body, err := readBody(c, maxItemBody)
 		if err != nil {
-			return titled(couldNotProcess, err)
+			return outcome{}, titled(couldNotProcess, err)
 		}
 		d, err := s.decodeItem(c, body)
 		if err := matchURL(k, keyOf(c, k), &d, err); err != nil {
-			return titled(couldNotProcess, err)
+			return outcome{}, titled(couldNotProcess, err)
 		}
 		s.meshes.RLock()
 		defer s.meshes.RUnlock()
@@ -137,7 +137,7 @@ func matchURL(k resource.Kind, key resource.Key, d *resource.Decoded, decodeErr 
 	return ps.Err()
 }
 
-func (s *Server) replace(c echo.Context, d resource.Decoded, body []byte) error {
+func (s *Server) replace(c echo.Context, d resource.Decoded, body []byte) (outcome, error) {
 	ctx := c.Request().Context()
 	snap := s.catalog.Snapshot()
 	edits, err := s.prepare(who(c), snap, []resource.Decoded{d}, func(_ int, err error) resource.Problems {
@@ -150,38 +150,38 @@ func (s *Server) replace(c echo.Context, d resource.Decoded, body []byte) error 
 		title = couldNotUpdate
 	}
 	if err != nil {
-		return titled(title, meshNotFound(err))
+		return outcome{}, titled(title, meshNotFound(err))
 	}
 	e := edits[0]
 	pre, err := preconditionOf(c.Request().Header)
 	if err != nil {
-		return err
+		return outcome{}, err
 	}
 	ch, err := newChange(c, body)
 	if err != nil {
-		return err
+		return outcome{}, err
 	}
 	if !pre.given && !ch.idempotent() && e.unchanged() && s.isCurrent(ctx, snap) {
-		return s.answerWrite(c, http.StatusOK, e, e.old.UID, e.old.Version)
+		return s.replaced(http.StatusOK, snap.Position(), e, e.old.UID, e.old.Version), nil
 	}
 	expect, err := pre.expect(e.old)
 	if err != nil {
-		return err
+		return outcome{}, err
 	}
 	ch.edits, ch.expect = edits, func(edit) int64 { return expect }
 	done, err := s.commitEdits(ctx, ch, pre.given)
 	if err != nil {
-		return titled(title, err)
+		return outcome{}, titled(title, err)
 	}
 	stored, ok := result(done, d.Key())
 	if !ok {
-		return titled(title, errors.New("the store did not say what became of the resource"))
+		return outcome{}, titled(title, errors.New("the store did not say what became of the resource"))
 	}
 	status := http.StatusOK
 	if stored.Object.Version == 1 {
 		status = http.StatusCreated
 	}
-	return s.answerWrite(c, status, e, stored.Object.UID, stored.Object.Version)
+	return s.replaced(status, done.Position, e, stored.Object.UID, stored.Object.Version), nil
 }
 
 // meshNotFound gives an unknown mesh the words that clients of the Kuma API expect.
@@ -199,10 +199,9 @@ func (s *Server) isCurrent(ctx context.Context, snap *catalog.Snapshot) bool {
 	return err == nil && current
 }
 
-func (s *Server) answerWrite(c echo.Context, status int, e edit, uid string, version uint64) error {
+func (s *Server) replaced(status int, at store.Position, e edit, uid string, version uint64) outcome {
 	st, _ := statusOf(s.catalog.Snapshot(), e.resource)
-	c.Response().Header().Set("ETag", etag(uid, version, st))
-	return c.JSON(status, written{Warnings: e.warnings})
+	return outcome{status: status, position: at, etag: etag(uid, version, st), body: written{Warnings: e.warnings}}
 }
 
 // commitEdits commits. A mesh that somebody else created meanwhile is then replaced, without creating its defaults again.
@@ -241,34 +240,35 @@ func markExisting(edits []edit, k store.Key) bool {
 	return false
 }
 
-func (s *Server) delete(k resource.Kind) echo.HandlerFunc {
-	return func(c echo.Context) error {
+func (s *Server) delete(k resource.Kind) writer {
+	return func(c echo.Context) (outcome, error) {
 		if err := s.require(c, writePermission(k)); err != nil {
-			return err
+			return outcome{}, err
 		}
 		if !s.writable(k) {
-			return s.notWritable(k)
+			return outcome{}, s.notWritable(k)
 		}
 		if k.Name == meshType {
 			s.meshes.Lock()
 			defer s.meshes.Unlock()
 		}
-		return titled(couldNotDelete, s.remove(c, k))
+		out, err := s.remove(c, k)
+		return out, titled(couldNotDelete, err)
 	}
 }
 
-func (s *Server) remove(c echo.Context, k resource.Kind) error {
+func (s *Server) remove(c echo.Context, k resource.Kind) (outcome, error) {
 	ctx, key := c.Request().Context(), keyOf(c, k)
 	pre, err := preconditionOf(c.Request().Header)
 	if err != nil {
-		return err
+		return outcome{}, err
 	}
 	if pre.absent {
-		return fail(http.StatusBadRequest, couldNotDelete, "If-None-Match has no meaning in a deletion")
+		return outcome{}, fail(http.StatusBadRequest, couldNotDelete, "If-None-Match has no meaning in a deletion")
 	}
 	ch, err := newChange(c, nil)
 	if err != nil {
-		return err
+		return outcome{}, err
 	}
 	snap := s.catalog.Snapshot()
 	expect := store.ExpectAny
@@ -276,26 +276,26 @@ func (s *Server) remove(c echo.Context, k resource.Kind) error {
 	switch {
 	case exists:
 		if err := s.checkDelete(snap, old); err != nil {
-			return err
+			return outcome{}, err
 		}
 		if expect, err = pre.expect(&old); err != nil {
-			return err
+			return outcome{}, err
 		}
 	case !ch.idempotent() && s.isCurrent(ctx, snap):
-		return resource.ErrNotFound
+		return outcome{}, resource.ErrNotFound
 	}
 	ch.deletes = []catalog.Delete{{Key: key, Expect: expect}}
 	done, err := s.commit(ctx, ch)
 	if pre.given && errors.Is(err, store.ErrConflict) {
-		return preconditionFailed(conflictDetail(err))
+		return outcome{}, preconditionFailed(conflictDetail(err))
 	}
 	if err != nil {
-		return err
+		return outcome{}, err
 	}
 	if _, ok := result(done, key); !ok {
-		return resource.ErrNotFound
+		return outcome{}, resource.ErrNotFound
 	}
-	return c.JSON(http.StatusOK, written{})
+	return outcome{status: http.StatusOK, position: done.Position, body: written{}}, nil
 }
 
 // checkDelete refuses to delete what another control plane owns or what is in use.

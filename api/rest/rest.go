@@ -54,6 +54,12 @@ type Config struct {
 	Complete func(snap *catalog.Snapshot, r resource.Resource, spec, status []byte) (newSpec, newStatus []byte)
 	// OnMeshCreated returns what comes into being with a mesh, in the same batch: default policies and its signing key.
 	OnMeshCreated func(mesh resource.Resource) ([]resource.Resource, error)
+	// Join makes a token with which a zone joins this global control plane, and Revoke voids what a zone was given. A request that
+	// cannot be met is resource.Problems, an unknown zone resource.ErrNotFound. Nil where no zones join.
+	Join   func(ctx context.Context, zone string, validFor time.Duration) (string, error)
+	Revoke func(ctx context.Context, zone string) error
+	// Propagation tells how far changes have come in the zones. Nil where nobody follows that.
+	Propagation Propagation
 	// EffectiveConfig is shown at /config; whoever provides it masks secrets.
 	EffectiveConfig func() any
 
@@ -178,7 +184,7 @@ func (s *Server) HTTPServer() *http.Server {
 		Handler:           s,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       60 * time.Second,
-		WriteTimeout:      s.cfg.RequestTimeout + 60*time.Second,
+		WriteTimeout:      s.cfg.RequestTimeout + maxWait + 60*time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
@@ -196,7 +202,10 @@ func (s *Server) routes() {
 	e.POST("/tokens/user", s.userToken)
 	e.POST("/tokens/dataplane", s.dataplaneToken)
 	e.POST("/tokens/zone", s.zoneToken)
-	e.POST("/batch", s.batch)
+	e.POST("/batch", s.writes(s.batch))
+	e.GET("/revisions/:revision", s.revision)
+	e.POST("/zones/:name/join-token", s.joinToken)
+	e.POST("/zones/:name/_revoke", s.revokeZone)
 	s.insightRoutes()
 	for _, k := range s.kinds.All() {
 		s.kindRoutes(k)
@@ -222,17 +231,28 @@ func (s *Server) kindRoutes(k resource.Kind) {
 			item = "/meshes/:mesh/" + p + "/:name"
 		}
 		s.echo.GET(item, s.get(k))
-		s.echo.PUT(item, s.put(k))
-		s.echo.DELETE(item, s.delete(k))
+		s.echo.PUT(item, s.writes(s.put(k)))
+		s.echo.DELETE(item, s.writes(s.delete(k)))
 	}
 }
 
 // bound limits how long a request may take.
 func (s *Server) bound(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
+		c.Set(unboundKey, c.Request().Context())
 		ctx, cancel := context.WithTimeout(c.Request().Context(), s.cfg.RequestTimeout)
 		defer cancel()
 		c.SetRequest(c.Request().WithContext(ctx))
 		return next(c)
 	}
+}
+
+const unboundKey = "unbound"
+
+// unbound is the context of a request without the limit of its time, for what has a limit of its own.
+func unbound(c echo.Context) context.Context {
+	if ctx, ok := c.Get(unboundKey).(context.Context); ok {
+		return ctx
+	}
+	return c.Request().Context()
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -159,6 +160,43 @@ func (insights) Dataplane(mesh, name string) (json.RawMessage, bool) {
 
 func (insights) Zone(name string) (json.RawMessage, bool) {
 	return json.RawMessage(`{"subscriptions":[{"id":"1","connectTime":"2026-01-01T00:00:00Z","status":{"total":{}}}]}`), name == "online"
+}
+
+// joinToken admits any zone whose name begins with a letter of the first half of the alphabet, for up to a day.
+func joinToken(_ context.Context, zone string, validFor time.Duration) (string, error) {
+	var ps resource.Problems
+	if zone > "n" {
+		ps.Add("zone", "is from the wrong half")
+	}
+	if validFor > 24*time.Hour {
+		ps.Add("validFor", "must be at most 24h")
+	}
+	return "cwj1." + zone + "-" + validFor.String(), ps.Err()
+}
+
+func revokeZone(_ context.Context, zone string) error {
+	if zone == "west" {
+		return fmt.Errorf("revoke zone %s: %w", zone, resource.ErrNotFound)
+	}
+	return nil
+}
+
+// spread is zones that receive everything at once, never compute it, and of which one does not even know.
+type spread struct{}
+
+func (spread) Status(revision uint64) (any, bool) {
+	return map[string]any{"revision": revision, "zones": []any{}}, revision < 1000
+}
+
+func (spread) Wait(ctx context.Context, _ uint64, until string) error {
+	switch until {
+	case "received":
+		return nil
+	case "computed":
+		<-ctx.Done()
+		return fmt.Errorf("wait: %w", ctx.Err())
+	}
+	return errors.New("nobody knows")
 }
 
 // onMeshCreated gives a mesh a policy and the key that signs its dataplane tokens.
@@ -373,6 +411,7 @@ func play(t *testing.T, ar *txtar.Archive) *txtar.Archive {
 		c.Mode = mode
 		if mode == rest.Global {
 			c.Zone = ""
+			c.Join, c.Revoke, c.Propagation = joinToken, revokeZone, spread{}
 		}
 	})
 	if mode == rest.Zone { // meshes come from global
@@ -438,7 +477,7 @@ var (
 func (p *plane) normal(a answer) string {
 	var b strings.Builder
 	fmt.Fprintln(&b, a.status)
-	for _, h := range []string{"ETag", "Retry-After", "WWW-Authenticate", "Cache-Control"} {
+	for _, h := range []string{"ETag", "Retry-After", "WWW-Authenticate", "Cache-Control", "Causeway-Propagation"} {
 		if v := a.header.Get(h); v != "" {
 			fmt.Fprintf(&b, "%s: %s\n", h, uids.ReplaceAllString(v, `${1}uid.$2`))
 		}

@@ -45,10 +45,6 @@ var (
 	ErrRefused = errors.New("join token is refused")
 	// ErrVoid is a credential that is not good any more; the message says why.
 	ErrVoid = errors.New("credential of the zone is void")
-	// ErrNoSuchZone is a zone that does not exist.
-	ErrNoSuchZone = errors.New("there is no such zone")
-	// ErrInvalid is a request that cannot be met as asked.
-	ErrInvalid = errors.New("invalid request")
 )
 
 // Config is what an Authority needs.
@@ -216,11 +212,12 @@ func concerns(u catalog.Update, zone string) bool {
 }
 
 // Revoke voids every credential and every unused join token of a zone. The zone is admitted again only with a new join token.
+// It returns resource.ErrNotFound when there is no such zone.
 func (a *Authority) Revoke(ctx context.Context, zone string) error {
 	err := a.retry(ctx, func(s *catalog.Snapshot) (catalog.Batch, error) {
 		z, ok := s.Get(zoneKey(zone))
 		if !ok {
-			return catalog.Batch{}, fmt.Errorf("%w: %s", ErrNoSuchZone, resource.Quote(zone))
+			return catalog.Batch{}, resource.ErrNotFound
 		}
 		members, at, err := readMembers(s)
 		if err != nil {

@@ -45,7 +45,8 @@ type use struct {
 }
 
 // NewJoinToken makes a token with which one zone can join once. A zone of that name need not exist. The addresses are those of the
-// sync port of this control plane, and caPEM holds the authority by which the zone recognises it.
+// sync port of this control plane, and caPEM holds the authority by which the zone recognises it. It returns resource.Problems for
+// what cannot be met as asked.
 func (a *Authority) NewJoinToken(ctx context.Context, zone string, validFor time.Duration, addresses []string, caPEM []byte) (string, error) {
 	text, err := a.newJoinToken(ctx, zone, validFor, addresses, caPEM)
 	if err != nil {
@@ -58,12 +59,16 @@ func (a *Authority) newJoinToken(ctx context.Context, zone string, validFor time
 	if validFor == 0 {
 		validFor = DefaultValidity
 	}
+	ps := resource.CheckName("zone", resource.RFC1035Label, zone)
 	if validFor < 0 || validFor > MaxValidity {
-		return "", fmt.Errorf("%w: validFor must be more than zero and at most %s", ErrInvalid, MaxValidity)
+		ps.Add("validFor", "must be more than zero and at most %s", MaxValidity)
+	}
+	if len(ps) > 0 {
+		return "", ps
 	}
 	ca, err := pki.ParseCertificates(caPEM)
 	if err != nil {
-		return "", fmt.Errorf("%w: certificate authority of the sync port: %w", ErrInvalid, err)
+		return "", fmt.Errorf("certificate authority of the sync port: %w", err)
 	}
 	var random [8 + 32]byte
 	if _, err := rand.Read(random[:]); err != nil {
@@ -75,7 +80,7 @@ func (a *Authority) newJoinToken(ctx context.Context, zone string, validFor time
 	}
 	text, err := t.Encode()
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrInvalid, err)
+		return "", err
 	}
 	err = a.retry(ctx, func(s *catalog.Snapshot) (catalog.Batch, error) {
 		inv := invitation{Zone: zone, Hash: hash([]byte(t.Secret)), Expires: a.cfg.Now().Add(validFor).UTC()}
@@ -91,7 +96,7 @@ func (a *Authority) newJoinToken(ctx context.Context, zone string, validFor time
 		outstanding := 0
 		b.Deletes, outstanding = a.expired(s)
 		if err == nil && outstanding >= a.cfg.MaxOutstanding {
-			err = fmt.Errorf("%w: %d join tokens wait to be used; delete GlobalSecrets named %s… that nobody needs", ErrInvalid, outstanding, joinPrefix)
+			err = resource.Problems{{Reason: fmt.Sprintf("%d join tokens wait to be used; delete GlobalSecrets named %s… that nobody needs", outstanding, joinPrefix)}}
 		}
 		return b, err
 	})

@@ -27,10 +27,13 @@ type Config struct {
 
 // ZonesConfig is where zone control planes connect.
 type ZonesConfig struct {
-	Address            string        `json:"address" doc:"host:port for zone control planes (gRPC over TLS)"`
-	Advertised         []string      `json:"advertised" doc:"host:port under which zones reach the instances of this control plane; default the address"`
-	CAFile             string        `json:"caFile" doc:"PEM file with the authority by which zones recognise this control plane; default the generated one, or the last certificate of tls.certFile"`
-	CredentialLifetime time.Duration `json:"credentialLifetime" doc:"how long the client certificate of a zone lives; zones renew it before half of that"`
+	Address    string        `json:"address" doc:"host:port for zone control planes (gRPC over TLS)"`
+	Advertised []string      `json:"advertised" doc:"host:port under which zones reach the instances of this control plane; default the address"`
+	CAFile     string        `json:"caFile" doc:"PEM file with the authority by which zones recognise this control plane; default the generated one, or the last certificate of tls.certFile"`
+	BeatEvery  time.Duration `json:"beatEvery" doc:"interval of the signs of life between global and zones"`
+	// AllowLocalAddresses is for demos and tests.
+	AllowLocalAddresses bool          `json:"allowLocalAddresses" doc:"let zones publish ingresses at loopback and link-local addresses, which only a demo on one machine has"`
+	CredentialLifetime  time.Duration `json:"credentialLifetime" doc:"how long the client certificate of a zone lives; zones renew it before half of that"`
 }
 
 // Default returns the settings of a global control plane that nobody configured.
@@ -38,7 +41,7 @@ func Default() Config {
 	return Config{
 		WorkDir: "causeway-global", Store: backend.Default(),
 		API:         hosting.API{Address: "127.0.0.1:5682"},
-		Zones:       ZonesConfig{Address: "127.0.0.1:5685", CredentialLifetime: access.DefaultLifetime},
+		Zones:       ZonesConfig{Address: "127.0.0.1:5685", CredentialLifetime: access.DefaultLifetime, BeatEvery: 5 * time.Second},
 		Diagnostics: hosting.Diagnostics{Address: "127.0.0.1:5680", Profile: true},
 		Log:         hosting.Log{Level: "info", Format: "text"},
 	}
@@ -57,6 +60,9 @@ func (c Config) Validate() resource.Problems {
 	}
 	if c.Zones.CredentialLifetime < minLifetime {
 		ps.Add("zones.credentialLifetime", "must be at least %s", minLifetime)
+	}
+	if c.Zones.BeatEvery < 100*time.Millisecond {
+		ps.Add("zones.beatEvery", "must be at least 100ms")
 	}
 	return ps
 }

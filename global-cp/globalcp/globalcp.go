@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/causeway-mesh/causeway/api"
 	"github.com/causeway-mesh/causeway/api/diagnostics"
@@ -26,6 +25,8 @@ import (
 	"github.com/causeway-mesh/causeway/api/rest"
 	"github.com/causeway-mesh/causeway/api/serving"
 	"github.com/causeway-mesh/causeway/global-cp/access"
+	"github.com/causeway-mesh/causeway/global-cp/hub"
+	"github.com/causeway-mesh/causeway/global-cp/insight"
 	"github.com/causeway-mesh/causeway/store"
 	"github.com/causeway-mesh/causeway/store/authority"
 	"github.com/causeway-mesh/causeway/store/backend"
@@ -50,6 +51,8 @@ type Global struct {
 	catalog *catalog.Catalog
 	certs   *serving.Certificates
 	access  *access.Authority
+	board   *insight.Board
+	hub     *hub.Hub
 	api     *rest.Server
 	// zones serves the zone control planes; who serves them is registered on it before Run serves it.
 	zones *grpc.Server
@@ -171,7 +174,9 @@ func (g *Global) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g.zones = grpc.NewServer(grpc.Creds(credentials.NewTLS(g.access.TLS(g.certs.Get))))
+	if err := g.openHub(ctx); err != nil {
+		return err
+	}
 	return g.openAPI(ctx)
 }
 
@@ -231,7 +236,8 @@ func (g *Global) newJoinToken(ctx context.Context, zone string, validFor time.Du
 func (g *Global) openAPI(ctx context.Context) error {
 	var err error
 	g.api, err = rest.New(rest.Config{
-		Catalog: g.catalog, Mode: rest.Global, OnMeshCreated: hosting.MeshDefaults,
+		Catalog: g.catalog, Mode: rest.Global, OnMeshCreated: hosting.MeshDefaults, Insights: g.board,
+		Join: g.newJoinToken, Revoke: g.access.Revoke,
 		EffectiveConfig: func() any { return hosting.Shown(g.cfg) },
 		About:           rest.About{Version: g.cfg.Version, InstanceID: g.instance},
 		Log:             g.log, Registerer: g.registry,

@@ -2,9 +2,13 @@ package globalcp_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -17,6 +21,8 @@ import (
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/serving"
+	"github.com/causeway-mesh/causeway/api/token"
+	"github.com/causeway-mesh/causeway/global-cp/access"
 	"github.com/causeway-mesh/causeway/global-cp/globalcp"
 	"github.com/causeway-mesh/causeway/store/backend"
 	"github.com/causeway-mesh/causeway/store/seal"
@@ -283,5 +289,63 @@ func TestCertificatesOfTheOperatorAreServed(t *testing.T) {
 	defer conn.Close()
 	if name := conn.ConnectionState().PeerCertificates[0].Subject.CommonName; name != "causeway generated authority" {
 		t.Errorf("served the certificate of %q, not the file", name)
+	}
+}
+
+func TestAZoneIsAdmittedAndShutOut(t *testing.T) {
+	cfg := config(t.TempDir(), backend.Memory)
+	cfg.Zones.Advertised = []string{"global.example.com:5685"}
+	g, _ := start(t, cfg)
+	c := client(t, g, g.AdminTokenFile())
+	code, text, _ := c.do("POST", "/zones/east/join-token", `{"validFor":"10m"}`)
+	if code != 200 {
+		t.Fatalf("join token: %d %s", code, text)
+	}
+	j, err := token.ParseJoinToken(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := tls.Dial("tcp", g.ZonesAddress(), &tls.Config{RootCAs: pool(t, g.CAFile()), NextProtos: []string{"h2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	chain := conn.ConnectionState().PeerCertificates
+	if token.PinOf(chain[len(chain)-1]) != j.Pin || j.Addresses[0] != "global.example.com:5685" {
+		t.Errorf("a zone with this token would not recognise the server: %v", j)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined, err := g.Access().Join(t.Context(), text, "lineage", csr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(joined.Chain[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	cred, err := access.CredentialOf(leaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, body, _ := c.do("GET", "/zones/east", ""); code != 200 {
+		t.Errorf("the zone that joined: %d %s", code, body)
+	}
+	if code, body, _ := c.do("POST", "/zones/east/_revoke", ""); code != 200 {
+		t.Errorf("revoke: %d %s", code, body)
+	}
+	if err := g.Access().Check(cred); !errors.Is(err, access.ErrVoid) {
+		t.Errorf("after the revocation: %v", err)
+	}
+	for path, want := range map[string]int{"/zones/West_1/join-token": 400, "/zones/west/_revoke": 404} {
+		if code, body, _ := c.do("POST", path, "{}"); code != want {
+			t.Errorf("POST %s: %d %s, want %d", path, code, body, want)
+		}
 	}
 }
