@@ -203,7 +203,9 @@ func (c *ControlPlane) Owns(zone, trustDomain string) bool {
 	return ok && d.of(zone)
 }
 
-func (d peerDomain) of(zone string) bool { return slices.Contains(d.zones, zone) || slices.Contains(d.zones, "") }
+func (d peerDomain) of(zone string) bool {
+	return slices.Contains(d.zones, zone) || slices.Contains(d.zones, "")
+}
 
 // maxChain bounds what a peer presents.
 const maxChain = 8

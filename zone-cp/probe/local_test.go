@@ -40,7 +40,9 @@ func capacity(counts map[resource.Key]Count, service string) view.Capacity {
 func TestCountsFollowEndpoints(t *testing.T) {
 	p := newPlane(t, "west", nil)
 	is := func(healthy, total uint32) func(map[resource.Key]Count) bool {
-		return func(c map[resource.Key]Count) bool { return capacity(c, "web") == view.Capacity{Healthy: healthy, Total: total} }
+		return func(c map[resource.Key]Count) bool {
+			return capacity(c, "web") == view.Capacity{Healthy: healthy, Total: total}
+		}
 	}
 	p.put(ownService("web") + ownService("other"))
 	settled(t, p.local, "a service without endpoints", func(c map[resource.Key]Count) bool { return len(c) == 2 })
