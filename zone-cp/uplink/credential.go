@@ -26,8 +26,8 @@ import (
 	"github.com/causeway-mesh/causeway/store/exchange"
 )
 
-// credentialSecret holds the credential; it is sealed, and never leaves the zone.
-const credentialSecret = "uplink-credential"
+// CredentialSecret is the GlobalSecret that holds the credential; it is sealed, and never leaves the zone.
+const CredentialSecret = "uplink-credential"
 
 // A credential is what the zone got when it joined. It is never logged.
 type credential struct {
@@ -75,7 +75,7 @@ func (c *credential) tls() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, NextProtos: []string{"h2"}, Certificates: []tls.Certificate{c.pair}}
 }
 
-var credentialKey = resource.Key{Type: mesh.TypeGlobalSecret, Name: credentialSecret}
+var credentialKey = resource.Key{Type: mesh.TypeGlobalSecret, Name: CredentialSecret}
 
 // credential reads the stored credential, or joins with the configured token.
 func (u *Uplink) credential(ctx context.Context, turn int) (*credential, error) {
@@ -118,13 +118,13 @@ func (u *Uplink) stored() (*credential, error) {
 	spec, ok := r.Spec.(*mesh.GlobalSecret)
 	c := &credential{}
 	if !ok || json.Unmarshal(spec.Data, c) != nil || len(c.Addresses) == 0 {
-		return nil, fmt.Errorf("GlobalSecret %s cannot be read; delete it and join again", credentialSecret)
+		return nil, fmt.Errorf("GlobalSecret %s cannot be read; delete it and join again", CredentialSecret)
 	}
 	if c.Key == nil {
 		return nil, nil // forgotten
 	}
 	if err := c.load(); err != nil {
-		return nil, fmt.Errorf("GlobalSecret %s: %w; delete it and join again", credentialSecret, err)
+		return nil, fmt.Errorf("GlobalSecret %s: %w; delete it and join again", CredentialSecret, err)
 	}
 	c.began, c.life = time.Now(), time.Until(c.Until)
 	return c, nil

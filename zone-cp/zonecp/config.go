@@ -23,7 +23,25 @@ type Config struct {
 	Version     string              `json:"-"` // of this build
 	// LookupEnv reads the environment for authorities that users keep there; nil means they cannot.
 	LookupEnv       func(string) (string, bool) `json:"-"`
-	SkipDefaultMesh bool                        `json:"skipDefaultMesh" doc:"do not create the mesh \"default\" on an empty store"`
+	SkipDefaultMesh bool                        `json:"skipDefaultMesh" doc:"do not create the mesh \"default\" on an empty store; a zone of a global control plane never does"`
+	Global          GlobalConfig                `json:"global"`
+	Probes          ProbesConfig                `json:"probes"`
+	// AllowLocalAddresses is for demos and tests.
+	AllowLocalAddresses bool `json:"allowLocalAddresses" doc:"use ingresses of other zones at loopback and link-local addresses, which only a demo on one machine has"`
+}
+
+// GlobalConfig is the global control plane that the zone belongs to.
+type GlobalConfig struct {
+	JoinTokenFile string        `json:"joinTokenFile" doc:"file with the token that \"causeway zone connect\" made; a zone that has joined needs it no more, one that never has stands alone without it"`
+	Addresses     []string      `json:"addresses" doc:"host:port of the instances of global, in place of those in the join token"`
+	Meshes        []string      `json:"meshes" doc:"meshes that this zone serves; none means all"`
+	BeatEvery     time.Duration `json:"beatEvery" doc:"interval of the signs of life between zone and global"`
+}
+
+// ProbesConfig is where control planes of other zones are answered, through the ingresses of this zone.
+type ProbesConfig struct {
+	Address    string `json:"address" doc:"host:port where ingresses of this zone hand on the probes of other zones"`
+	Advertised string `json:"advertised" doc:"host:port under which ingresses of this zone reach that address; default the address"`
 }
 
 // AgentsConfig is where dataplane agents connect.
@@ -43,6 +61,8 @@ func Default() Config {
 		Agents:      AgentsConfig{Address: "127.0.0.1:5678", Grace: 500 * time.Millisecond, DeregisterAfter: 10 * time.Second, ForgetAfter: 72 * time.Hour},
 		Diagnostics: hosting.Diagnostics{Address: "127.0.0.1:5680", Profile: true},
 		Log:         hosting.Log{Level: "info", Format: "text"},
+		Global:      GlobalConfig{BeatEvery: 5 * time.Second},
+		Probes:      ProbesConfig{Address: "127.0.0.1:5686"},
 	}
 }
 
@@ -54,6 +74,16 @@ func (c Config) Validate() resource.Problems {
 	hosting.CheckAddress(&ps, "agents.address", c.Agents.Address)
 	for i, a := range c.Agents.Advertised {
 		hosting.CheckAddress(&ps, resource.Path("agents.advertised").Index(i), a)
+	}
+	for i, a := range c.Global.Addresses {
+		hosting.CheckAddress(&ps, resource.Path("global.addresses").Index(i), a)
+	}
+	if c.Global.BeatEvery < 100*time.Millisecond {
+		ps.Add("global.beatEvery", "must be at least 100ms")
+	}
+	hosting.CheckAddress(&ps, "probes.address", c.Probes.Address)
+	if c.Probes.Advertised != "" {
+		hosting.CheckAddress(&ps, "probes.advertised", c.Probes.Advertised)
 	}
 	return ps
 }

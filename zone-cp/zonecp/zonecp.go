@@ -54,8 +54,10 @@ type Zone struct {
 	shown     *shown
 	instance  string
 	ready     chan struct{}
+	// federation is nil in a zone that stands alone.
+	federation *federation
 
-	listeners struct{ api, agents, diagnostics net.Listener }
+	listeners struct{ api, agents, diagnostics, probes net.Listener }
 }
 
 // New opens the store, creates what an empty zone needs and takes the ports. Run must follow, or Close.
@@ -68,7 +70,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Zone, error) {
 	}
 	z := &Zone{cfg: cfg, log: log.With("zone", cfg.Zone), registry: prometheus.NewRegistry(), streams: newStreams(), instance: hosting.InstanceID(), ready: make(chan struct{})}
 	z.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, step := range []func(context.Context) error{z.listen, z.openCertificates, z.openStore} {
+	for _, step := range []func(context.Context) error{z.listen, z.openCertificates, z.openStore, z.listenForProbes} {
 		if err := step(ctx); err != nil {
 			z.Close()
 			return nil, err
@@ -79,7 +81,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Zone, error) {
 
 // Close lets go of what New took. Run does so by itself.
 func (z *Zone) Close() {
-	hosting.Close(z.listeners.api, z.listeners.agents, z.listeners.diagnostics)
+	hosting.Close(z.listeners.api, z.listeners.agents, z.listeners.diagnostics, z.listeners.probes)
 	if z.store != nil {
 		if err := z.store.Close(); err != nil {
 			z.log.Error("close the store", "err", err)
@@ -92,6 +94,14 @@ func (z *Zone) listen(ctx context.Context) error {
 		hosting.Port{Setting: "api.address", Address: z.cfg.API.Address, Into: &z.listeners.api},
 		hosting.Port{Setting: "agents.address", Address: z.cfg.Agents.Address, Into: &z.listeners.agents},
 		hosting.Port{Setting: "diagnostics.address", Address: z.cfg.Diagnostics.Address, Into: &z.listeners.diagnostics})
+}
+
+// listenForProbes takes the port that only a zone among others needs.
+func (z *Zone) listenForProbes(ctx context.Context) error {
+	if !z.federated() {
+		return nil
+	}
+	return hosting.Listen(ctx, hosting.Port{Setting: "probes.address", Address: z.cfg.Probes.Address, Into: &z.listeners.probes})
 }
 
 func (z *Zone) openCertificates(context.Context) error {
@@ -150,9 +160,13 @@ func (z *Zone) Run(ctx context.Context) error {
 		if err := z.assemble(ctx); err != nil {
 			return err
 		}
-		for _, part := range []func(context.Context) error{
+		parts := []func(context.Context) error{
 			z.authority.Run, z.agents.Run, z.derive.Run, z.engine.Run, z.xds.Run, z.serveAPI, z.serveAgents, z.serveDiagnostics,
-		} {
+		}
+		if z.federation != nil {
+			parts = append(parts, z.federation.parts(z)...)
+		}
+		for _, part := range parts {
 			g.Go(func() error { return part(ctx) })
 		}
 		z.log.Info("zone control plane runs", "api", "https://"+z.APIAddress(), "agents", z.AgentsAddress(), "ca", z.CAFile())
@@ -196,10 +210,21 @@ func (z *Zone) assemble(ctx context.Context) error {
 	}
 	*z.observed = insights{z.agents.Registry(), z.instance, z.streams}
 	z.shown.registry = z.agents.Registry()
-	z.engine = push.New(push.Config{
+	engine := push.Config{
 		Zone: z.cfg.Zone, Catalog: z.catalog, Facts: observed{z.agents.Registry().Subscribe(), z.streams}, Expected: byAgent,
+		HealthResponder: z.healthResponder(), AllowLocalAddresses: z.cfg.AllowLocalAddresses,
 		Kinds: z.catalog.Kinds(), Policies: policies.All, Log: z.log, Registerer: z.registry,
-	})
+	}
+	if z.federated() {
+		if err := z.federate(); err != nil {
+			return err
+		}
+		engine.Remote = z.federation.table
+	}
+	z.engine = push.New(engine)
+	if z.federation != nil {
+		z.federation.link(z)
+	}
 	z.derive = derive.New(derive.Config{
 		Catalog: z.catalog, Facts: issued{z.agents.Registry().Subscribe()}, Zone: z.cfg.Zone, Log: z.log, Registerer: z.registry,
 	})
@@ -210,9 +235,13 @@ func (z *Zone) assemble(ctx context.Context) error {
 // openAPI makes the API and, on an empty store, the first administrator and the default mesh.
 func (z *Zone) openAPI(ctx context.Context) error {
 	z.observed, z.shown = &insights{}, &shown{}
+	mode := rest.Standalone
+	if z.federated() {
+		mode = rest.Zone
+	}
 	var err error
 	z.api, err = rest.New(rest.Config{
-		Catalog: z.catalog, Mode: rest.Standalone, Zone: z.cfg.Zone, Insights: z.observed, Complete: z.shown.complete,
+		Catalog: z.catalog, Mode: mode, Zone: z.cfg.Zone, Insights: z.observed, Complete: z.shown.complete,
 		OnMeshCreated:   hosting.MeshDefaults,
 		EffectiveConfig: func() any { return hosting.Shown(z.cfg) },
 		About:           rest.About{Version: z.cfg.Version, InstanceID: z.instance},
@@ -221,7 +250,7 @@ func (z *Zone) openAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := z.api.Bootstrap(ctx, rest.Bootstrap{TokenFile: z.AdminTokenFile(), DefaultMesh: !z.cfg.SkipDefaultMesh}); err != nil {
+	if err := z.api.Bootstrap(ctx, rest.Bootstrap{TokenFile: z.AdminTokenFile(), DefaultMesh: mode == rest.Standalone && !z.cfg.SkipDefaultMesh}); err != nil {
 		return err
 	}
 	return z.createDefaults(ctx)
