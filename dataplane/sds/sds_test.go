@@ -7,6 +7,8 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -200,7 +202,15 @@ func TestRefusedSecretIsReplacedByTheLastGoodOne(t *testing.T) {
 		t.Errorf("status %+v", x)
 	}
 	st.answer(r, "")
-	until(t, s, "the refusal is over", func(x Status) bool { return x.Rejected == "" })
+	if err := s.SetTrust("better", []Bundle{bundle(t, "east")}); err != nil {
+		t.Fatal(err)
+	}
+	r, _ = st.next()
+	if x := s.Status(); x.Rejected == "" || x.TrustVersion != "good" {
+		t.Errorf("before the better one is acknowledged: status %+v", x)
+	}
+	st.answer(r, "")
+	until(t, s, "the refusal is over", func(x Status) bool { return x.Rejected == "" && x.TrustVersion == "better" })
 }
 
 func TestReconnectSendsNothingTwice(t *testing.T) {
@@ -212,7 +222,12 @@ func TestReconnectSendsNothingTwice(t *testing.T) {
 	r, _ := st.next()
 	st.answer(r, "")
 	until(t, s, "acknowledged", func(x Status) bool { return x.TrustVersion == "v1" })
-	st.CloseSend()
+	if err := st.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Recv(); !errors.Is(err, io.EOF) {
+		t.Fatalf("the stream ended with %v", err)
+	}
 	held := map[string]string{"trust": r.GetResources()[0].GetVersion()}
 	again := subscribe(t, c, "trust", held)
 	if err := s.SetTrust("v2", []Bundle{bundle(t, "east")}); err != nil {
