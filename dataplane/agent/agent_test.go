@@ -351,6 +351,7 @@ func TestAddressesThatCannotBeBoundAreNamed(t *testing.T) {
 	}{
 		"inbound in use":  {strings.Replace(webYAML(1), "port: 1,", "port: "+port+",", 1), []string{"networking.inbound[0]: inbound http cannot be bound on 127.0.0.1:" + port, "stop it or choose another port"}},
 		"outbound in use": {outbound("127.0.0.1", port), []string{"networking.outbound[1]: outbound to MeshService stock cannot be bound on 127.0.0.1:" + port, "stop it or choose another port"}},
+		"ingress in use":  {strings.Replace(webYAML(1), "inbound: [{port: 1, name: http}]", "listeners: [{type: ZoneIngress, address: 127.0.0.1, port: "+port+"}]", 1), []string{"networking.listeners[0]: listener " + port + " cannot be bound on 127.0.0.1:" + port}},
 		"no such address": {outbound("192.0.2.1", "80"), []string{"networking.outbound[1]: outbound to MeshService stock cannot be bound on 192.0.2.1:80", "this host has no such address"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -20,13 +20,16 @@ type socket struct {
 	port    uint32
 }
 
-// sockets lists what Envoy binds itself: with transparent proxying nothing of what the Dataplane lists.
+// sockets lists what Envoy binds itself: with transparent proxying neither inbounds nor outbounds.
 func sockets(d *mesh.Dataplane) []socket {
-	if d.Transparent() {
-		return nil
-	}
 	var out []socket
 	n, at := &d.Networking, resource.Path("networking")
+	for i, l := range n.Listeners {
+		out = append(out, socket{at.Field("listeners").Index(i), "listener " + l.SectionName(), l.Address, l.Port})
+	}
+	if d.Transparent() {
+		return out
+	}
 	for i, in := range n.Inbound {
 		if in.StateOrReady() != mesh.StateIgnored {
 			out = append(out, socket{at.Field("inbound").Index(i), "inbound " + in.SectionName(), n.InboundAddress(in), in.Port})
