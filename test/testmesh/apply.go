@@ -13,24 +13,30 @@ import (
 	"github.com/causeway-mesh/causeway/api/resource"
 )
 
+// An API is the REST API of a control plane as a test uses it, for the resources of one mesh.
+type API struct {
+	client *client.Client
+	in     string
+}
+
 // Apply creates or replaces the resources of a YAML text, all or none. What names no mesh goes into this one.
 // A warning fails the test: what a test writes should be right.
-func (m *Mesh) Apply(t testing.TB, text string) {
+func (a API) Apply(t testing.TB, text string) {
 	t.Helper()
-	for _, w := range m.ApplyWarned(t, text) {
+	for _, w := range a.ApplyWarned(t, text) {
 		t.Errorf("applied with a warning: %s", w)
 	}
 }
 
 // ApplyWarned is Apply for resources that are warned about.
-func (m *Mesh) ApplyWarned(t testing.TB, text string) []string {
+func (a API) ApplyWarned(t testing.TB, text string) []string {
 	t.Helper()
-	items, err := m.client.Batch(t.Context(), documents(t, text), m.Name, client.Precondition{})
+	done, err := a.client.Batch(t.Context(), documents(t, text), a.in, client.Precondition{})
 	if err != nil {
 		t.Fatalf("apply: %v\n%s", err, text)
 	}
 	var out []string
-	for _, i := range items {
+	for _, i := range items.Items {
 		for _, w := range i.Warnings {
 			out = append(out, i.Type+" "+i.Name+": "+w)
 		}
@@ -39,9 +45,9 @@ func (m *Mesh) ApplyWarned(t testing.TB, text string) []string {
 }
 
 // TryApply is Apply that may be refused.
-func (m *Mesh) TryApply(t testing.TB, text string) error {
+func (a API) TryApply(t testing.TB, text string) error {
 	t.Helper()
-	_, err := m.client.Batch(t.Context(), documents(t, text), m.Name, client.Precondition{})
+	_, err := a.client.Batch(t.Context(), documents(t, text), a.in, client.Precondition{})
 	return err
 }
 
@@ -71,26 +77,26 @@ func kind(t testing.TB, typ string) resource.Kind {
 }
 
 // Delete removes a resource that must exist.
-func (m *Mesh) Delete(t testing.TB, typ, name string) {
+func (a API) Delete(t testing.TB, typ, name string) {
 	t.Helper()
-	if err := m.client.Delete(t.Context(), kind(t, typ), m.Name, name, client.Precondition{}); err != nil {
+	if err := a.client.Delete(t.Context(), kind(t, typ), a.in, name, client.Precondition{}); err != nil {
 		t.Fatalf("delete: %v", err)
 	}
 }
 
 // Read reads a resource with its status; it says whether it exists.
-func (m *Mesh) Read(t testing.TB, typ, name string, into any) bool {
+func (a API) Read(t testing.TB, typ, name string, into any) bool {
 	t.Helper()
-	return m.decoded(t, into)(m.client.Get(t.Context(), kind(t, typ), m.Name, name))
+	return a.decoded(t, into)(a.client.Get(t.Context(), kind(t, typ), a.in, name))
 }
 
 // Overview reads a Dataplane with what is observed of it; it says whether it exists.
-func (m *Mesh) Overview(t testing.TB, name string, into any) bool {
+func (a API) Overview(t testing.TB, name string, into any) bool {
 	t.Helper()
-	return m.decoded(t, into)(m.client.Overview(t.Context(), kind(t, "Dataplane"), m.Name, name))
+	return a.decoded(t, into)(a.client.Overview(t.Context(), kind(t, "Dataplane"), a.in, name))
 }
 
-func (m *Mesh) decoded(t testing.TB, into any) func(client.Object, error) bool {
+func (a API) decoded(t testing.TB, into any) func(client.Object, error) bool {
 	return func(o client.Object, err error) bool {
 		t.Helper()
 		if isNotFound(err) {
@@ -110,10 +116,10 @@ func (m *Mesh) decoded(t testing.TB, into any) func(client.Object, error) bool {
 type Token = client.DataplaneToken
 
 // Token issues a dataplane token for this mesh.
-func (m *Mesh) Token(t testing.TB, ask Token) string {
+func (a API) Token(t testing.TB, ask Token) string {
 	t.Helper()
-	ask.Mesh = m.Name
-	token, err := m.client.NewDataplaneToken(t.Context(), ask)
+	ask.Mesh = a.in
+	token, err := a.client.NewDataplaneToken(t.Context(), ask)
 	if err != nil {
 		t.Fatalf("issue a token: %v", err)
 	}

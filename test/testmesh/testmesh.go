@@ -63,6 +63,7 @@ type controlPlane struct {
 // A Mesh is one mesh of a zone, with the workloads that a test runs in it.
 type Mesh struct {
 	*Zone
+	API
 	Name string
 
 	mu        sync.Mutex
@@ -71,6 +72,11 @@ type Mesh struct {
 
 // Start runs a zone and gives its mesh "default". Without Envoy the test is skipped; in CI it fails.
 func Start(t testing.TB, o Options) *Mesh {
+	t.Helper()
+	return startZone(t, o).mesh("default")
+}
+
+func startZone(t testing.TB, o Options) *Zone {
 	t.Helper()
 	if o.Zone == "" {
 		o.Zone = "east"
@@ -90,10 +96,10 @@ func Start(t testing.TB, o Options) *Mesh {
 			t.Logf("the end of the zone's log:\n%s", z.logs.tail(60))
 		}
 	})
-	return z.mesh("default")
+	return z
 }
 
-func (z *Zone) mesh(name string) *Mesh { return &Mesh{Zone: z, Name: name} }
+func (z *Zone) mesh(name string) *Mesh { return &Mesh{Zone: z, API: API{z.client, name}, Name: name} }
 
 // Mesh creates another mesh in the zone, with its default policies apart from those to skip.
 func (m *Mesh) Mesh(t testing.TB, name string, skip ...string) *Mesh {

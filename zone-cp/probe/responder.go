@@ -81,12 +81,13 @@ func (r *Responder) Serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 	var connections sync.WaitGroup
 	defer connections.Wait()
+	ended := ctx // its end closes the listener, perhaps before those who derive from it hear of it
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for {
 		c, err := l.Accept()
 		switch {
-		case ctx.Err() != nil:
+		case ended.Err() != nil:
 			if err == nil {
 				_ = c.Close()
 			}

@@ -1,0 +1,236 @@
+package testmesh
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/causeway-mesh/causeway/api/client"
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/global-cp/globalcp"
+	"github.com/causeway-mesh/causeway/store/backend"
+	"github.com/causeway-mesh/causeway/zone-cp/zonecp"
+)
+
+// FederationOptions are those of a global control plane and its zones. The zero value keeps all stores in memory.
+type FederationOptions struct {
+	// Store of global and of the zones: memory (the default), embedded, or postgres with DSN for global alone.
+	Store, DSN string
+	// ConfigureGlobal and ConfigureZone change configurations before each start.
+	ConfigureGlobal func(*globalcp.Config)
+	ConfigureZone   func(zone string, c *zonecp.Config)
+	// Through, when set, stands between zones and global: it is given global's address and returns the one that a zone uses.
+	Through func(zone, global string) string
+}
+
+// A Federation is a global control plane with zones that have joined it.
+type Federation struct {
+	*Global
+	opts  FederationOptions
+	zones map[string]*Mesh
+}
+
+// A Global is a global control plane in this process, and its API for the mesh default. Its addresses stay the same over restarts.
+type Global struct {
+	API
+	dir  string
+	opts FederationOptions
+	logs *journal
+
+	mu      sync.Mutex
+	running *globalPlane
+	at      struct{ api, zones string }
+}
+
+type globalPlane struct {
+	*globalcp.Global
+	stop context.CancelFunc
+	done chan error
+}
+
+// beat is short, so that tests of dead peers end soon.
+const beat = 300 * time.Millisecond
+
+// Federate runs global and zones, and waits until every zone is linked and knows the mesh default.
+func Federate(t testing.TB, o FederationOptions, zones ...string) *Federation {
+	t.Helper()
+	if o.Store == "" {
+		o.Store = backend.Memory
+	}
+	g := &Global{dir: shortDir(t), opts: o, logs: newJournal()}
+	g.at.api, g.at.zones = "127.0.0.1:0", "127.0.0.1:0"
+	g.StartGlobal(t)
+	t.Cleanup(func() {
+		if err := g.halt(); err != nil {
+			t.Errorf("global ended: %v", err)
+		}
+		g.client.Close()
+		if t.Failed() {
+			t.Logf("the end of global's log:\n%s", g.logs.tail(40))
+		}
+	})
+	f := &Federation{Global: g, opts: o, zones: map[string]*Mesh{}}
+	for _, name := range zones {
+		f.Join(t, name)
+	}
+	for _, name := range zones {
+		f.UntilLinked(t, name)
+	}
+	return f
+}
+
+// Join starts a zone that joins global with a token of its own.
+func (f *Federation) Join(t testing.TB, name string) *Mesh {
+	t.Helper()
+	file := filepath.Join(f.dir, name+".token")
+	f.NewToken(t, name)
+	store := f.opts.Store
+	if store == backend.Postgres {
+		store = backend.Memory
+	}
+	z := startZone(t, Options{Store: store, Zone: name, Configure: func(c *zonecp.Config) {
+		c.Global.JoinTokenFile, c.Global.BeatEvery = file, beat
+		c.Probes.Address, c.AllowLocalAddresses = "127.0.0.1:0", true
+		if f.opts.Through != nil {
+			c.Global.Addresses = []string{f.opts.Through(name, f.ZonesAddress())}
+		}
+		if f.opts.ConfigureZone != nil {
+			f.opts.ConfigureZone(name, c)
+		}
+	}})
+	f.zones[name] = z.mesh("default")
+	return f.zones[name]
+}
+
+// NewToken writes a new join token where the zone reads it.
+func (f *Federation) NewToken(t testing.TB, name string) {
+	t.Helper()
+	f.mu.Lock()
+	g := f.running
+	f.mu.Unlock()
+	token, err := g.NewJoinToken(t.Context(), name, time.Hour)
+	if err != nil {
+		t.Fatalf("make a join token: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(f.dir, name+".token"), []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Zone is the mesh default in a zone.
+func (f *Federation) Zone(name string) *Mesh { return f.zones[name] }
+
+// UntilLinked waits until a zone is linked and has what global offers.
+func (f *Federation) UntilLinked(t testing.TB, name string) {
+	t.Helper()
+	f.zones[name].Until(t, "zone "+name+" is linked to global and knows the mesh", func() (any, bool) {
+		cp := f.zones[name].ControlPlane()
+		state := cp.Uplink().State()
+		_, known := cp.Catalog().Snapshot().Get(resource.Key{Type: mesh.TypeMesh, Name: "default"})
+		key := resource.Key{Type: mesh.TypeSecret, Mesh: "default", Name: "dataplane-token-signing-key-default-1"}
+		_, signs := cp.Catalog().Snapshot().Get(key)
+		return fmt.Sprintf("%+v, mesh %t, key %t", state, known, signs), state.Linked && known && signs
+	})
+}
+
+func (g *Global) config() globalcp.Config {
+	c := globalcp.Default()
+	c.WorkDir, c.Store.Type, c.Store.Postgres.DSN = filepath.Join(g.dir, "global"), g.opts.Store, g.opts.DSN
+	c.API.Address, c.Zones.Address, c.Diagnostics.Address = g.at.api, g.at.zones, ""
+	c.Zones.BeatEvery, c.Zones.AllowLocalAddresses = beat, true
+	c.Version = "test"
+	if g.opts.ConfigureGlobal != nil {
+		g.opts.ConfigureGlobal(&c)
+	}
+	return c
+}
+
+// StartGlobal runs global again after HaltGlobal, at the same addresses.
+func (g *Global) StartGlobal(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	global, err := globalcp.New(ctx, g.config(), slog.New(g.logs))
+	if err != nil {
+		cancel()
+		t.Fatalf("start global: %v", err)
+	}
+	g.at.api, g.at.zones = global.APIAddress(), global.ZonesAddress()
+	cp := &globalPlane{Global: global, stop: cancel, done: make(chan error, 1)}
+	go func() { cp.done <- global.Run(ctx) }()
+	g.mu.Lock()
+	g.running = cp
+	g.mu.Unlock()
+	select {
+	case <-global.Ready():
+	case err := <-cp.done:
+		cp.done <- err
+		t.Fatalf("global ended before it was ready: %v\n%s", err, g.logs.tail(20))
+	case <-time.After(patience):
+		t.Fatalf("global is not ready within %s\n%s", patience, g.logs.tail(20))
+	}
+	if g.client == nil {
+		c, err := client.New(client.Config{
+			Server: "https://" + global.APIAddress(), CAFile: global.CAFile(), TokenFile: global.AdminTokenFile(), UserAgent: "testmesh",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.API = API{c, "default"}
+	}
+}
+
+func (g *Global) halt() error {
+	g.mu.Lock()
+	cp := g.running
+	g.running = nil
+	g.mu.Unlock()
+	if cp == nil {
+		return nil
+	}
+	cp.stop()
+	return <-cp.done
+}
+
+// HaltGlobal stops global; its zones go on.
+func (g *Global) HaltGlobal(t testing.TB) {
+	t.Helper()
+	if err := g.halt(); err != nil {
+		t.Fatalf("stop global: %v", err)
+	}
+}
+
+// GlobalPlane is the running global control plane, for inspection.
+func (g *Global) GlobalPlane() *globalcp.Global {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.running.Global
+}
+
+// ZonesAddress is where zones connect.
+func (g *Global) ZonesAddress() string { return g.at.zones }
+
+// Client is a client of global's API with the rights of the first administrator.
+func (g *Global) Client() *client.Client { return g.client }
+
+// ZoneOverview reads a Zone with what is observed of it.
+func (g *Global) ZoneOverview(t testing.TB, name string, into any) bool {
+	t.Helper()
+	o, err := g.client.Overview(t.Context(), kind(t, mesh.TypeZone), "", name)
+	if isNotFound(err) {
+		return false
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(o.Raw, into); err != nil {
+		t.Fatalf("read the overview of zone %s: %v", name, err)
+	}
+	return true
+}

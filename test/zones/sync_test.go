@@ -1,0 +1,107 @@
+package zones
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/test/testmesh"
+)
+
+const timeout = `
+type: MeshTimeout
+mesh: default
+name: slow
+spec:
+  targetRef: {kind: Mesh}
+  to: [{targetRef: {kind: Mesh}, default: {connectionTimeout: 3s}}]
+`
+
+// stored finds a resource in a zone by the name that its owner gave.
+func stored(m *testmesh.Mesh, typ, name, zone string) (resource.Resource, bool) {
+	var out resource.Resource
+	found := false
+	m.ControlPlane().Catalog().Snapshot().Each(typ, "", func(r resource.Resource) bool {
+		if r.DisplayName() == name && r.Zone() == zone {
+			out, found = r, true
+		}
+		return !found
+	})
+	return out, found
+}
+
+func untilStored(t *testing.T, m *testmesh.Mesh, typ, name, zone string, want bool) {
+	t.Helper()
+	m.Until(t, fmt.Sprintf("zone %s has %s %s of zone %q: %t", m.Zone.Name, typ, name, zone, want), func() (any, bool) {
+		r, ok := stored(m, typ, name, zone)
+		return r.Meta, ok == want
+	})
+}
+
+// What is written at global is in every zone, what a zone writes is at global and, where it concerns others, in the other zones.
+func TestWritesTravel(t *testing.T) {
+	f := testmesh.Federate(t, testmesh.FederationOptions{}, "east", "west")
+	east, west := f.Zone("east"), f.Zone("west")
+
+	f.Apply(t, timeout)
+	untilStored(t, east, "MeshTimeout", "slow", "", true)
+	untilStored(t, west, "MeshTimeout", "slow", "", true)
+	r, _ := stored(west, "MeshTimeout", "slow", "")
+	if r.Label(resource.LabelOrigin) != resource.OriginGlobal || r.Name == "slow" {
+		t.Errorf("the copy in the zone is %+v, want origin global and a name of its own", r.Meta)
+	}
+	f.Delete(t, "MeshTimeout", "slow")
+	untilStored(t, east, "MeshTimeout", "slow", "", false)
+	untilStored(t, west, "MeshTimeout", "slow", "", false)
+
+	west.Apply(t, `
+type: MeshService
+mesh: default
+name: web
+labels: {team: a}
+spec:
+  selector: {dataplaneLabels: {matchLabels: {app: web}}}
+  ports: [{port: 80, appProtocol: http}]
+---
+type: MeshZoneAddress
+mesh: default
+name: ingress
+spec: {address: 192.0.2.7, port: 10001}
+`)
+	untilStored(t, east, "MeshService", "web", "west", true)
+	untilStored(t, east, "MeshZoneAddress", "ingress", "west", true)
+	copied, _ := stored(east, "MeshService", "web", "west")
+	own, _ := stored(west, "MeshService", "web", "west")
+	if copied.UID != own.UID || string(copied.Raw) != string(own.Raw) || copied.Label("team") != "a" {
+		t.Errorf("the copy differs from its original:\n%+v %s\n%+v %s", copied.Meta, copied.Raw, own.Meta, own.Raw)
+	}
+	west.Delete(t, "MeshService", "web")
+	untilStored(t, east, "MeshService", "web", "west", false)
+	untilStored(t, east, "MeshZoneAddress", "ingress", "west", true)
+}
+
+// A zone knows after its restart what it knew before, without global; what changed meanwhile comes when global is back.
+func TestZoneStartsWithoutGlobal(t *testing.T) {
+	f := testmesh.Federate(t, testmesh.FederationOptions{Store: "embedded"}, "east")
+	east := f.Zone("east")
+	f.Apply(t, timeout)
+	untilStored(t, east, "MeshTimeout", "slow", "", true)
+	f.HaltGlobal(t)
+	east.Halt(t)
+	east.Start(t)
+	untilStored(t, east, "MeshTimeout", "slow", "", true)
+	east.Apply(t, "type: MeshService\nmesh: default\nname: api\nspec: {selector: {dataplaneLabels: {matchLabels: {app: api}}}, ports: [{port: 80}]}\n")
+	f.StartGlobal(t)
+	f.UntilLinked(t, "east")
+	east.Until(t, "global has the service that was written meanwhile", func() (any, bool) {
+		n := 0
+		f.GlobalPlane().Catalog().Snapshot().Each(mesh.TypeMeshService, "default", func(resource.Resource) bool {
+			n++
+			return true
+		})
+		return n, n == 1
+	})
+	f.Delete(t, "MeshTimeout", "slow")
+	untilStored(t, east, "MeshTimeout", "slow", "", false)
+}
