@@ -133,11 +133,10 @@ func TestEnrollRunAndLeave(t *testing.T) {
 			}
 		}
 	})
-	cfg := w.config("", webYAML(1), z.token(webToken))
-	f := &fake{}
-	cfg.Launch, cfg.ReadinessAddress = f.launch, "unix:"+filepath.Join(cfg.RuntimeDir, "r.sock")
+	cfg, f := z.web()
+	cfg.ReadinessAddress = "unix:" + filepath.Join(cfg.RuntimeDir, "r.sock")
 	a := run(t, cfg)
-	until(t, "the proxy serves", func() bool { return z.facts("web-1").Serving })
+	z.untilServing("web-1")
 	facts := z.facts("web-1")
 	if facts.Issued.SPIFFEID != "spiffe://default.east.mesh.local/workload/web" || facts.OutboundBlock == "" || facts.AgentVersion != "test" {
 		t.Errorf("facts %+v", facts)
@@ -195,13 +194,11 @@ func ready(t *testing.T, cfg Config) string {
 }
 
 func TestDrainTimeBoundsTheEnd(t *testing.T) {
-	w := newWorld(t)
-	z := w.start()
-	cfg := w.config("", webYAML(1), z.token(webToken))
-	f := &fake{open: 3}
-	cfg.Launch, cfg.DrainTime = f.launch, 200*time.Millisecond
+	z := newWorld(t).start()
+	cfg, f := z.web()
+	f.open, cfg.DrainTime = 3, 200*time.Millisecond
 	a := run(t, cfg)
-	until(t, "the proxy serves", func() bool { return z.facts("web-1").Serving })
+	z.untilServing("web-1")
 	if err := a.end(); err != nil {
 		t.Error(err)
 	}
@@ -282,8 +279,7 @@ func TestWrongAuthorityIsNamed(t *testing.T) {
 		"pin":  func(c *Config) { c.Zone.CAFile, c.Zone.CAPin = "", other.pin },
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := w.config("", webYAML(1), z.token(webToken))
-			cfg.Launch = (&fake{}).launch
+			cfg, _ := z.web()
 			edit(&cfg)
 			a := run(t, cfg)
 			until(t, "the reason is logged", func() bool {
@@ -299,25 +295,20 @@ func TestWrongAuthorityIsNamed(t *testing.T) {
 func TestPinAndSecondAddress(t *testing.T) {
 	w := newWorld(t)
 	z := w.start(func(c *agents.Config) { c.Addresses = []string{w.addr} })
-	cfg := w.config("", webYAML(1), z.token(webToken))
-	cfg.Launch = (&fake{}).launch
+	cfg, _ := z.web()
 	cfg.Zone = ZoneConfig{Addresses: []string{"127.0.0.1:1", w.addr}, CAPin: w.pin}
 	run(t, cfg)
-	until(t, "the proxy serves", func() bool { return z.facts("web-1").Serving })
+	z.untilServing("web-1")
 }
 
 func TestSecondAgentIsToldWhoTheFirstIs(t *testing.T) {
-	w := newWorld(t)
-	z := w.start()
-	cfg := w.config("", webYAML(1), z.token(webToken))
-	cfg.Launch = (&fake{}).launch
+	z := newWorld(t).start()
+	cfg, _ := z.web()
 	run(t, cfg)
-	until(t, "the proxy serves", func() bool { return z.facts("web-1").Serving })
+	z.untilServing("web-1")
 	first := z.facts("web-1").Instance
 
-	replay := w.config("", webYAML(1), z.token(webToken)) // the same token from another place
-	f := &fake{}
-	replay.Launch = f.launch
+	replay, f := z.web() // the same name from another place
 	b := run(t, replay)
 	until(t, "it is refused by name", func() bool { return b.says(first, "is served by another agent") })
 	if f.started() != 0 || z.facts("web-1").Instance != first {
@@ -358,9 +349,7 @@ func TestAddressesThatCannotBeBoundAreNamed(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			z := w.start()
-			cfg := w.config("", c.yaml, z.token(webToken))
-			f := &fake{}
-			cfg.Launch = f.launch
+			cfg, f := z.faked(c.yaml, webToken)
 			err := run(t, cfg).ended()
 			for _, want := range c.want {
 				if err == nil || !strings.Contains(err.Error(), want) {
@@ -375,13 +364,11 @@ func TestAddressesThatCannotBeBoundAreNamed(t *testing.T) {
 }
 
 func TestEnvoyIsRestarted(t *testing.T) {
-	w := newWorld(t)
-	z := w.start()
-	cfg := w.config("", webYAML(1), z.token(webToken))
-	f := &fake{failures: 1}
-	cfg.Launch = f.launch
+	z := newWorld(t).start()
+	cfg, f := z.web()
+	f.failures = 1
 	a := run(t, cfg)
-	until(t, "the proxy serves", func() bool { return z.facts("web-1").Serving })
+	z.untilServing("web-1")
 	f.crash("segmentation fault")
 	until(t, "the crash is reported and the next one serves", func() bool {
 		x := z.facts("web-1")
@@ -398,11 +385,9 @@ func TestEnvoyIsRestarted(t *testing.T) {
 func TestZoneRestartReissuesNothing(t *testing.T) {
 	w := newWorld(t)
 	z := w.start()
-	cfg := w.config("", webYAML(1), z.token(webToken))
-	f := &fake{}
-	cfg.Launch = f.launch
+	cfg, f := z.web()
 	run(t, cfg)
-	until(t, "the proxy serves", func() bool { return z.facts("web-1").Serving })
+	z.untilServing("web-1")
 	before := z.facts("web-1")
 	z.stop()
 	z = w.start()
@@ -419,9 +404,7 @@ func TestZoneRestartReissuesNothing(t *testing.T) {
 func TestCertificatesAreRenewed(t *testing.T) {
 	w := newWorld(t)
 	z := w.startWith(fmt.Sprintf(objects, ", certificateParameters: {expiry: 3s}"), 3*time.Second)
-	cfg := w.config("", webYAML(1), z.token(webToken))
-	f := &fake{}
-	cfg.Launch = f.launch
+	cfg, f := z.web()
 	run(t, cfg)
 	until(t, "several certificates were issued", func() bool { return z.facts("web-1").Issued.Count >= 3 })
 	if x := z.facts("web-1"); x.Session != 1 || f.started() != 1 || !x.HasIdentity(time.Now()) {
@@ -439,11 +422,9 @@ func TestCertificatesAreRenewed(t *testing.T) {
 func TestWithoutIdentity(t *testing.T) {
 	w := newWorld(t)
 	z := w.startWith("type: Mesh\nname: default\n", 0)
-	cfg := w.config("", webYAML(1), z.token(webToken))
-	f := &fake{}
-	cfg.Launch = f.launch
+	cfg, _ := z.web()
 	run(t, cfg)
-	until(t, "the proxy serves", func() bool { return z.facts("web-1").Serving })
+	z.untilServing("web-1")
 	if x := z.facts("web-1"); x.Issued.Serial != "" {
 		t.Errorf("issued %+v", x.Issued)
 	}
@@ -452,11 +433,8 @@ func TestWithoutIdentity(t *testing.T) {
 }
 
 func TestIdentityThatCannotBeGivenHoldsEnvoyBack(t *testing.T) {
-	w := newWorld(t)
-	z := w.start()
-	cfg := w.config("", strings.Replace(webYAML(1), "labels: {kuma.io/workload: web}", "", 1), z.token(token.Dataplane{Name: "web-1"}))
-	f := &fake{}
-	cfg.Launch = f.launch
+	z := newWorld(t).start()
+	cfg, f := z.faked(strings.Replace(webYAML(1), "labels: {kuma.io/workload: web}", "", 1), token.Dataplane{Name: "web-1"})
 	a := run(t, cfg)
 	until(t, "the reason is logged", func() bool { return a.says("no identity can be given", "lacks label kuma.io/workload") })
 	if f.started() != 0 {
@@ -470,9 +448,7 @@ func TestWrongSignerIsRefused(t *testing.T) {
 	z := w.startWith(fmt.Sprintf(objects, ", meshTrustCreation: Disabled"), 0)
 	root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.server.Certificate[1]})
 	z.apply(fmt.Sprintf("type: MeshTrust\nmesh: default\nname: t\nspec: {trustDomain: default.east.mesh.local, caBundles: [{type: Pem, pem: {value: %q}}]}\n", root))
-	cfg := w.config("", webYAML(1), z.token(webToken))
-	f := &fake{}
-	cfg.Launch = f.launch
+	cfg, f := z.web()
 	a := run(t, cfg)
 	until(t, "the certificate is refused", func() bool { return a.says("its own mesh would refuse it", "unknown authority") })
 	if f.started() != 0 {
@@ -484,16 +460,14 @@ func TestWrongSignerIsRefused(t *testing.T) {
 }
 
 func TestProbesReachTheZone(t *testing.T) {
-	w := newWorld(t)
-	z := w.start()
+	z := newWorld(t).start()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	port := l.Addr().(*net.TCPAddr).Port
-	cfg := w.config("", strings.Replace(webYAML(1), "name: http}", fmt.Sprintf("name: http, servicePort: %d, serviceProbe: {interval: 100ms, tcp: {}}}", port), 1), z.token(webToken))
-	cfg.Launch = (&fake{}).launch
+	cfg, _ := z.faked(strings.Replace(webYAML(1), "name: http}", fmt.Sprintf("name: http, servicePort: %d, serviceProbe: {interval: 100ms, tcp: {}}}", port), 1), webToken)
 	run(t, cfg)
 	state := func() mesh.InboundState {
 		return z.service.Registry().Snapshot().Inbound(dataplane("web-1"), "http", mesh.StateNotReady)
@@ -511,17 +485,14 @@ func TestNameOnly(t *testing.T) {
 	a := run(t, cfg)
 	until(t, "the agent says what is missing", func() bool { return a.says("web-1 does not exist", "create it first") })
 	z.apply(webYAML(1))
-	until(t, "the proxy serves", func() bool { return z.facts("web-1").Serving })
+	z.untilServing("web-1")
 }
 
 func TestDeletedDataplaneIsRegisteredAgain(t *testing.T) {
-	w := newWorld(t)
-	z := w.start()
-	cfg := w.config("", webYAML(1), z.token(webToken))
-	f := &fake{}
-	cfg.Launch = f.launch
+	z := newWorld(t).start()
+	cfg, f := z.web()
 	run(t, cfg)
-	until(t, "the proxy serves", func() bool { return z.facts("web-1").Serving })
+	z.untilServing("web-1")
 	before, _ := z.catalog.Snapshot().Get(dataplane("web-1"))
 	if _, err := z.catalog.Commit(t.Context(), catalog.Batch{Deletes: []catalog.Delete{{Key: dataplane("web-1"), Expect: -1}}}); err != nil {
 		t.Fatal(err)
@@ -538,12 +509,7 @@ func TestDeletedDataplaneIsRegisteredAgain(t *testing.T) {
 // testBlocks are blocks of the test's own: on another port than those that agents use. Their directory does not exist yet.
 func testBlocks(t *testing.T) blocks {
 	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return blocks{dir: filepath.Join(t.TempDir(), "blocks"), port: l.Addr().(*net.TCPAddr).Port}
+	return blocks{dir: filepath.Join(t.TempDir(), "blocks"), port: freePort(t)}
 }
 
 // claim takes a block until the test ends.
@@ -654,10 +620,9 @@ func TestAgentsWithDifferentRuntimeDirectoriesShareNoBlock(t *testing.T) {
 	for range 2 {
 		w := newWorld(t) // a zone, a directory and a proxy that is called the same
 		z := w.start()
-		cfg := w.config("", webYAML(1), z.token(webToken))
-		cfg.Launch = (&fake{}).launch
+		cfg, _ := z.web()
 		run(t, cfg)
-		until(t, "the proxy serves", func() bool { return z.facts("web-1").Serving })
+		z.untilServing("web-1")
 		if block := z.facts("web-1").OutboundBlock; block == taken || block == "" {
 			t.Errorf("two proxies are bound on %q", block)
 		} else {
@@ -666,8 +631,7 @@ func TestAgentsWithDifferentRuntimeDirectoriesShareNoBlock(t *testing.T) {
 	}
 	w := newWorld(t)
 	z := w.start()
-	cfg := w.config("", strings.Replace(webYAML(1), "address: 127.0.0.1", "address: 127.0.0.1\n  outboundBlock: "+taken, 1), z.token(webToken))
-	cfg.Launch = (&fake{}).launch
+	cfg, _ := z.faked(strings.Replace(webYAML(1), "address: 127.0.0.1", "address: 127.0.0.1\n  outboundBlock: "+taken, 1), webToken)
 	err := run(t, cfg).ended()
 	if err == nil || !strings.Contains(err.Error(), "outbound block "+taken+" is taken by an agent with another runtime directory") {
 		t.Errorf("ended with %v", err)

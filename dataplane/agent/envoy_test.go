@@ -109,16 +109,6 @@ func inbound(t *testing.T, port, workload int) ([]*clusterv3.Cluster, []*listene
 	return clusters, listeners
 }
 
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 // peer is another workload of the mesh, with a certificate of the zone's own authority.
 func (z *zone) peer(name string) *tls.Certificate {
 	z.t.Helper()
@@ -205,7 +195,7 @@ func TestRealEnvoyHasItsIdentity(t *testing.T) {
 	cfg := w.config("", webYAML(uint32(port)), z.token(webToken))
 	cfg.DrainTime = 5 * time.Second
 	a := run(t, cfg)
-	until(t, "the proxy serves", func() bool { return z.facts("web-1").Serving })
+	z.untilServing("web-1")
 	facts := z.facts("web-1")
 	if facts.EnvoyVersion != envoy.Version || facts.EnvoyBuild == "" {
 		t.Errorf("envoy %q %q", facts.EnvoyVersion, facts.EnvoyBuild)
@@ -289,7 +279,7 @@ func TestZoneRestartUnderLoad(t *testing.T) {
 	w.serveXDS("default.web-1", "1", clusters, listeners)
 	cfg := w.config("", webYAML(uint32(port)), z.token(webToken))
 	run(t, cfg)
-	until(t, "the proxy serves", func() bool { return z.facts("web-1").Serving })
+	z.untilServing("web-1")
 	peer := z.peer("stock")
 	first, _, err := get(port, peer, "/")
 	if err != nil {
@@ -337,7 +327,7 @@ func TestTwoAgentsOnOneHost(t *testing.T) {
 		run(t, cfg)
 	}
 	for name := range ports {
-		until(t, name+" serves", func() bool { return z.facts(name + "-1").Serving })
+		z.untilServing(name + "-1")
 	}
 	if a, b := z.facts("web-1").OutboundBlock, z.facts("stock-1").OutboundBlock; a == b || a == "" {
 		t.Errorf("blocks %q and %q", a, b)

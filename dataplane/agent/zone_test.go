@@ -77,12 +77,7 @@ func newWorld(t testing.TB) *world {
 	w := &world{t: t, store: memory.New(), sealer: sealer, xds: cache.NewSnapshotCache(true, cache.IDHash{}, nil)}
 	t.Cleanup(func() { w.store.Close() })
 	w.certificates()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.addr = l.Addr().String()
-	l.Close()
+	w.addr = fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	return w
 }
 
@@ -267,6 +262,11 @@ func (z *zone) facts(name string) agents.Facts {
 	return f
 }
 
+func (z *zone) untilServing(name string) {
+	z.t.Helper()
+	until(z.t, "the proxy of "+name+" serves", func() bool { return z.facts(name).Serving })
+}
+
 func dataplane(name string) resource.Key {
 	return resource.Key{Type: mesh.TypeDataplane, Mesh: "default", Name: name}
 }
@@ -288,6 +288,16 @@ func until(t testing.TB, what string, ok func() bool, show ...func() any) {
 			t.Fatalf("waited in vain until %s: %+v", what, state)
 		}
 	}
+}
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 // logs keeps what was logged.
@@ -343,6 +353,17 @@ func (w *world) config(name, yaml, bearer string) Config {
 	c.RuntimeDir, c.DrainTime = filepath.Join(dir, "run"), 2*time.Second
 	c.Version = "test"
 	return c
+}
+
+// web is the agent of web-1, with an Envoy that is none.
+func (z *zone) web() (Config, *fake) { return z.faked(webYAML(1), webToken) }
+
+func (z *zone) faked(yaml string, bearer token.Dataplane) (Config, *fake) {
+	z.t.Helper()
+	f := &fake{}
+	c := z.config("", yaml, z.token(bearer))
+	c.Launch = f.launch
+	return c, f
 }
 
 func run(t testing.TB, cfg Config) *life {
