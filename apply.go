@@ -11,6 +11,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/api"
 	"github.com/causeway-mesh/causeway/api/client"
+	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 )
 
@@ -21,6 +22,7 @@ func (p *program) applyCommand() *cobra.Command {
 		dryRun string
 		strict bool
 		reason string
+		wait   string
 	)
 	cmd := &cobra.Command{
 		Use: "apply -f FILE|DIR|-", Short: "Create or replace resources, all of them or none", Args: cobra.NoArgs,
@@ -28,18 +30,26 @@ func (p *program) applyCommand() *cobra.Command {
 
 All resources of one call are one change: if one is refused, none is stored. A line for each
 says created, configured or unchanged. Resources that name no mesh get the one of --mesh.
---dry-run=client checks the files against the kinds of this binary and asks no server.`,
+--dry-run=client checks the files against the kinds of this binary and asks no server.
+
+With --wait a global control plane is asked, for up to --timeout, how far the change has come in
+each connected zone: received, computed, or acknowledged by its proxies. Zones that are away are named
+and not waited for; they get the change when they are back.`,
 		Example: `  causeway apply -f mesh.yaml
   causeway apply -f policies/ --strict --reason "ticket 4711"
+  causeway apply -f policies/ --wait --timeout 1m
   cat timeout.yaml | causeway apply -f - --dry-run=client`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkWait(wait, dryRun); err != nil {
+				return err
+			}
 			ms, err := p.readManifests(files)
 			if err != nil {
 				return err
 			}
 			switch dryRun {
 			case "none":
-				return p.apply(cmd, &c, ms, client.Precondition{Strict: strict, Reason: reason})
+				return p.apply(cmd, &c, ms, client.Precondition{Strict: strict, Reason: reason}, wait)
 			case "client":
 				return p.check(ms, strict)
 			case "server":
@@ -56,6 +66,8 @@ says created, configured or unchanged. Resources that name no mesh get the one o
 	f.Lookup("dry-run").NoOptDefVal = "client"
 	f.BoolVar(&strict, "strict", false, "refuse unknown fields instead of warning about them")
 	f.StringVar(&reason, "reason", "", "why, for the history")
+	f.StringVar(&wait, "wait", "", "wait until the zones have it: received, computed or acknowledged")
+	f.Lookup("wait").NoOptDefVal = string(mesh.PropagationAcknowledged)
 	return cmd
 }
 
@@ -64,7 +76,7 @@ func fileFlag(cmd *cobra.Command, files *[]string) {
 	cobra.CheckErr(cmd.MarkFlagFilename("file", "yaml", "yml", "json"))
 }
 
-func (p *program) apply(cmd *cobra.Command, c *connection, ms []manifest, pre client.Precondition) error {
+func (p *program) apply(cmd *cobra.Command, c *connection, ms []manifest, pre client.Precondition, wait string) error {
 	cl, err := c.dial(p)
 	if err != nil {
 		return err
@@ -75,17 +87,20 @@ func (p *program) apply(cmd *cobra.Command, c *connection, ms []manifest, pre cl
 			return err
 		}
 	}
-	items, err := cl.Batch(cmd.Context(), bodies, c.Mesh, pre)
+	done, err := cl.Batch(cmd.Context(), bodies, c.Mesh, pre)
 	if err != nil {
 		return placed(ms, err)
 	}
-	for i, it := range items {
+	for i, it := range done.Items {
 		fmt.Fprintf(p.stdout, "%s %s\n", resource.Key{Type: it.Type, Mesh: it.Mesh, Name: it.Name}, it.Result)
 		for _, w := range it.Warnings {
 			p.talk("Warning: %s: %s (%s)", ms[i], w, ms[i].at(warnedField(w)))
 		}
 	}
-	return nil
+	if wait == "" {
+		return nil
+	}
+	return p.follow(cmd.Context(), cl, done.Revision, mesh.PropagationState(wait), c.timeout)
 }
 
 // warnedField is the field at the head of a warning such as "spec.to: unknown field".

@@ -83,7 +83,7 @@ func columnsOf(k resource.Kind) []column {
 	case k.Name == mesh.TypeMeshIdentity:
 		return []column{{"PROVIDER", func(t tree) string { return t.text("spec", "provider", "type") }}}
 	case k.Name == mesh.TypeZone:
-		return []column{{"ENABLED", enabledCell}}
+		return []column{{"STATUS", zoneStatusCell}, {"PROXIES", zoneProxiesCell}, {"ENABLED", enabledCell}}
 	}
 	return nil
 }
@@ -159,12 +159,34 @@ func statusCell(t tree) string {
 	if t.at("dataplaneInsight") == nil {
 		return "Offline"
 	}
-	for _, s := range t.list("dataplaneInsight", "subscriptions") {
+	return onlineIn(t.list("dataplaneInsight", "subscriptions"))
+}
+
+// onlineIn says whether one of several connections is open.
+func onlineIn(subscriptions []tree) string {
+	for _, s := range subscriptions {
 		if s.text("connectTime") != "" && s.text("disconnectTime") == "" {
 			return "Online"
 		}
 	}
 	return "Offline"
+}
+
+// zoneStatusCell says whether a zone is connected to global, as far as an overview tells.
+func zoneStatusCell(t tree) string {
+	if t.at("zoneInsight") == nil {
+		return ""
+	}
+	return onlineIn(t.list("zoneInsight", "subscriptions"))
+}
+
+// zoneProxiesCell counts the proxies of a zone that have the newest configuration.
+func zoneProxiesCell(t tree) string {
+	connected := t.text("zoneInsight", "proxies", "connected")
+	if connected == "" {
+		return ""
+	}
+	return cmp.Or(t.text("zoneInsight", "proxies", "acknowledged"), "0") + "/" + connected + " up to date"
 }
 
 func portsCell(t tree) string {
@@ -192,7 +214,7 @@ func proxiesCell(t tree) string {
 }
 
 func enabledCell(t tree) string {
-	if t.text("enabled") == "false" {
+	if t.text("enabled") == "false" || t.text("zone", "enabled") == "false" {
 		return "false"
 	}
 	return "true"

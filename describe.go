@@ -158,9 +158,7 @@ func (d description) prose() []string {
 	case d.kind.Name == mesh.TypeMeshService:
 		return serviceProse(d.tree)
 	case d.kind.Name == mesh.TypeZone:
-		if enabledCell(d.tree) == "false" {
-			return []string{"It is Disabled: its services are not offered to other zones."}
-		}
+		return d.zoneProse()
 	}
 	return nil
 }
@@ -259,6 +257,34 @@ func (d description) connectionProse(insight mesh.DataplaneInsight) string {
 		s += fmt.Sprintf(", %d rejected", t.ResponsesRejected)
 	}
 	return s + "."
+}
+
+func (d description) zoneProse() []string {
+	var insight mesh.ZoneInsight
+	var out []string
+	if b, err := json.Marshal(d.overview.at("zoneInsight")); err == nil && json.Unmarshal(b, &insight) == nil && len(insight.Subscriptions) > 0 {
+		last := insight.Subscriptions[len(insight.Subscriptions)-1]
+		if last.IsOnline() {
+			out = append(out, "It is Online: it connected "+age(d.now, last.ConnectTime)+" ago.")
+		} else {
+			out = append(out, "It is Offline: it disconnected "+age(d.now, last.DisconnectTime)+" ago. Its proxies keep what they have.")
+		}
+		if p := zoneProxiesCell(d.overview); p != "" {
+			out = append(out, "Its proxies: "+p+".")
+		}
+		if s := d.overview.text("zoneInsight", "clockSkew"); s != "" {
+			out = append(out, "Its clock differs from global's by "+s+"; set it.")
+		}
+		for _, e := range d.overview.list("zoneInsight", "exceptions") {
+			out = append(out, "Not in force: "+exceptionLine(mesh.PropagationException{
+				Mesh: e.text("mesh"), Dataplane: e.text("dataplane"), Type: e.text("type"), Name: e.text("name"), Reason: e.text("reason"),
+			}))
+		}
+	}
+	if enabledCell(d.tree) == "false" {
+		out = append(out, "It is Disabled: its services are not offered to other zones.")
+	}
+	return out
 }
 
 func serviceProse(t tree) []string {

@@ -46,6 +46,14 @@ type invalidError struct {
 
 func (e invalidError) Error() string { return e.what + ": " + strings.Join(e.lines, "; ") }
 
+// differencesError is what is not as it was asked for, one line each.
+type differencesError struct {
+	what  string
+	lines []string
+}
+
+func (e differencesError) Error() string { return e.what + ": " + strings.Join(e.lines, "; ") }
+
 // hintError adds what to do next.
 type hintError struct {
 	err  error
@@ -59,6 +67,7 @@ func exitCode(err error) int {
 	var (
 		usage    usageError
 		invalid  invalidError
+		differs  differencesError
 		refused  *client.Error
 		problems resource.Problems
 	)
@@ -69,6 +78,8 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.As(err, &invalid), errors.As(err, &problems):
 		return exitInvalid
+	case errors.As(err, &differs):
+		return exitDifferences
 	case errors.As(err, &refused):
 		return exitOfStatus(refused)
 	case errors.Is(err, client.ErrTimeout), errors.Is(err, context.DeadlineExceeded):
@@ -120,12 +131,15 @@ func (p *program) report(cmd *cobra.Command, err error) {
 func describeError(err error) (what string, lines []string) {
 	var (
 		invalid  invalidError
+		differs  differencesError
 		refused  *client.Error
 		problems resource.Problems
 	)
 	switch {
 	case errors.As(err, &invalid):
 		return invalid.what, invalid.lines
+	case errors.As(err, &differs):
+		return differs.what, differs.lines
 	case errors.As(err, &problems):
 		for _, p := range problems {
 			lines = append(lines, p.String())

@@ -140,8 +140,13 @@ func (p *program) nearestName(cmd *cobra.Command, cl *client.Client, k resource.
 
 func (p *program) showList(cmd *cobra.Command, cl *client.Client, out *output, k resource.Kind, meshName string, q client.Query) error {
 	list := cl.List(cmd.Context(), k, meshName, q)
-	if k.Name == mesh.TypeDataplane && (out.format == "table" || out.format == "wide") {
-		list = cl.DataplaneOverviews(cmd.Context(), meshName, q)
+	if out.format == "table" || out.format == "wide" {
+		switch k.Name {
+		case mesh.TypeDataplane:
+			list = cl.DataplaneOverviews(cmd.Context(), meshName, q)
+		case mesh.TypeZone:
+			list = cl.ZoneOverviews(cmd.Context(), q)
+		}
 	}
 	objects := []client.Object{}
 	for o, err := range list {

@@ -42,13 +42,13 @@ Control planes and proxies read their settings as CAUSEWAY_*: see "causeway help
 	{"exit-codes", "what the exit code of a command says", static(`  0    done
   1    something else failed
   2    the command line or the settings make no sense
-  3    differences were found
+  3    differences were found, or what was applied is refused by proxies or zones
   4    not found
   5    conflict: somebody else changed it
   6    what was given is not valid
   7    not permitted
   8    the control plane cannot be reached or cannot write now
-  9    no answer in time
+  9    no answer in time, or not where it should be in time (apply --wait)
   130  interrupted`)},
 	{"output", "the formats of -o", static(`  table   for people (default); ages are relative; nothing is cut off
   wide    table with more columns

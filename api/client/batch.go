@@ -18,12 +18,19 @@ type BatchItem struct {
 	Warnings []string `json:"warnings"`
 }
 
+// A BatchResult is what became of a batch.
+type BatchResult struct {
+	// Revision of the control plane's store that holds it, to ask how far it has come.
+	Revision uint64      `json:"revision"`
+	Items    []BatchItem `json:"items"`
+}
+
 // Batch creates or replaces several resources together: all of them or none, as one change. Those that name no mesh but need
 // one get the given mesh. The answer has one item for each, in the same order; a refusal names fields as [i].field.
-func (c *Client) Batch(ctx context.Context, resources []json.RawMessage, mesh string, p Precondition) ([]BatchItem, error) {
+func (c *Client) Batch(ctx context.Context, resources []json.RawMessage, mesh string, p Precondition) (BatchResult, error) {
 	body, err := json.Marshal(resources)
 	if err != nil {
-		return nil, fmt.Errorf("encode the batch: %w", err)
+		return BatchResult{}, fmt.Errorf("encode the batch: %w", err)
 	}
 	r := Request{Method: http.MethodPost, Path: "/batch", Query: url.Values{}, Header: http.Header{}, Body: body}
 	// Without an idempotency key the server leaves unchanged resources alone and says so; to apply twice is harmless anyway.
@@ -39,16 +46,14 @@ func (c *Client) Batch(ctx context.Context, resources []json.RawMessage, mesh st
 	}
 	resp, err := c.Do(ctx, r)
 	if err != nil {
-		return nil, err
+		return BatchResult{}, err
 	}
-	var answer struct {
-		Items []BatchItem `json:"items"`
-	}
+	var answer BatchResult
 	if err := decode(r.Path, resp.Body, &answer); err != nil {
-		return nil, err
+		return BatchResult{}, err
 	}
 	if len(answer.Items) != len(resources) {
-		return nil, fmt.Errorf("the answer tells of %d resources, %d were sent", len(answer.Items), len(resources))
+		return BatchResult{}, fmt.Errorf("the answer tells of %d resources, %d were sent", len(answer.Items), len(resources))
 	}
-	return answer.Items, nil
+	return answer, nil
 }

@@ -130,6 +130,11 @@ func (c *Client) DataplaneOverviews(ctx context.Context, mesh string, q Query) i
 	return c.list(ctx, path, q)
 }
 
+// ZoneOverviews yields the Zones with what is observed of them.
+func (c *Client) ZoneOverviews(ctx context.Context, q Query) iter.Seq2[Object, error] {
+	return c.list(ctx, "/zones/_overview", q)
+}
+
 func (c *Client) list(ctx context.Context, path string, q Query) iter.Seq2[Object, error] {
 	return func(yield func(Object, error) bool) {
 		values := q.values()

@@ -5,7 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
+
+	"github.com/causeway-mesh/causeway/api/mesh"
 )
 
 // An Index is what anybody may know of a control plane.
@@ -75,6 +79,26 @@ func (c *Client) NewZoneToken(ctx context.Context, t ZoneToken) (string, error) 
 // NewUserToken issues a token for a user.
 func (c *Client) NewUserToken(ctx context.Context, t UserToken) (string, error) {
 	return c.newToken(ctx, "/tokens/user", t)
+}
+
+// NewJoinToken makes a token with which a zone can join this global control plane once. An empty validity is the server's default.
+func (c *Client) NewJoinToken(ctx context.Context, zone, validFor string) (string, error) {
+	return c.newToken(ctx, "/zones/"+url.PathEscape(zone)+"/join-token", struct {
+		ValidFor string `json:"validFor,omitempty"`
+	}{validFor})
+}
+
+// RevokeZone voids everything that a zone was given to connect with.
+func (c *Client) RevokeZone(ctx context.Context, zone string) error {
+	_, err := c.Do(ctx, Request{Method: http.MethodPost, Path: "/zones/" + url.PathEscape(zone) + "/_revoke"})
+	return err
+}
+
+// Propagation asks how far a revision of a global control plane's store has come in the zones.
+func (c *Client) Propagation(ctx context.Context, revision uint64) (mesh.Propagation, error) {
+	var out mesh.Propagation
+	err := c.getJSON(ctx, "/revisions/"+strconv.FormatUint(revision, 10), &out)
+	return out, err
 }
 
 func (c *Client) newToken(ctx context.Context, path string, ask any) (string, error) {

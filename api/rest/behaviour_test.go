@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/rest"
 	"github.com/causeway-mesh/causeway/api/token"
@@ -586,7 +587,7 @@ func TestWaitingHoldsNobodyUp(t *testing.T) {
 // patient says that somebody waits, and lets him go when told.
 type patient struct{ reached, release chan struct{} }
 
-func (patient) Status(uint64) (any, bool) { return nil, false }
+func (patient) Status(uint64) (mesh.Propagation, bool) { return mesh.Propagation{}, false }
 
 func (p patient) Wait(ctx context.Context, _ uint64, _ string) error {
 	close(p.reached)

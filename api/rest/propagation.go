@@ -11,6 +11,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/token"
 	"github.com/causeway-mesh/causeway/store"
@@ -18,8 +19,8 @@ import (
 
 // Propagation tells how far a revision of the store has come in the zones.
 type Propagation interface {
-	// Status is shown as JSON; ok is false for a revision that is not known.
-	Status(revision uint64) (status any, ok bool)
+	// Status is false for a revision that is not known.
+	Status(revision uint64) (mesh.Propagation, bool)
 	// Wait returns nil once the revision has come as far as until says: received, computed or acknowledged.
 	Wait(ctx context.Context, revision uint64, until string) error
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/tools/txtar"
 
+	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/rest"
 	"github.com/causeway-mesh/causeway/api/token"
@@ -184,8 +185,8 @@ func revokeZone(_ context.Context, zone string) error {
 // spread is zones that receive everything at once, never compute it, and of which one does not even know.
 type spread struct{}
 
-func (spread) Status(revision uint64) (any, bool) {
-	return map[string]any{"revision": revision, "zones": []any{}}, revision < 1000
+func (spread) Status(revision uint64) (mesh.Propagation, bool) {
+	return mesh.Propagation{Revision: revision, Zones: []mesh.ZonePropagation{{Zone: "east", State: mesh.PropagationReceived, Online: true, Received: 7}}}, revision < 1000
 }
 
 func (spread) Wait(ctx context.Context, _ uint64, until string) error {

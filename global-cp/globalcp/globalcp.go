@@ -219,8 +219,8 @@ func (g *Global) authorityPEM() ([]byte, error) {
 	return pki.EncodePEM("CERTIFICATE", chain[len(chain)-1]), nil
 }
 
-// newJoinToken makes a token with which a zone can join.
-func (g *Global) newJoinToken(ctx context.Context, zone string, validFor time.Duration) (string, error) {
+// NewJoinToken makes a token with which a zone can join.
+func (g *Global) NewJoinToken(ctx context.Context, zone string, validFor time.Duration) (string, error) {
 	ca, err := g.authorityPEM()
 	if err != nil {
 		return "", fmt.Errorf("read the authority for zones: %w", err)
@@ -237,7 +237,7 @@ func (g *Global) openAPI(ctx context.Context) error {
 	var err error
 	g.api, err = rest.New(rest.Config{
 		Catalog: g.catalog, Mode: rest.Global, OnMeshCreated: hosting.MeshDefaults, Insights: g.board,
-		Join: g.newJoinToken, Revoke: g.access.Revoke,
+		Join: g.NewJoinToken, Revoke: g.access.Revoke, Propagation: g.board,
 		EffectiveConfig: func() any { return hosting.Shown(g.cfg) },
 		About:           rest.About{Version: g.cfg.Version, InstanceID: g.instance},
 		Log:             g.log, Registerer: g.registry,

@@ -36,7 +36,7 @@ func (a API) ApplyWarned(t testing.TB, text string) []string {
 		t.Fatalf("apply: %v\n%s", err, text)
 	}
 	var out []string
-	for _, i := range items.Items {
+	for _, i := range done.Items {
 		for _, w := range i.Warnings {
 			out = append(out, i.Type+" "+i.Name+": "+w)
 		}
