@@ -3,8 +3,10 @@ package envoy
 import (
 	"crypto/tls"
 	"fmt"
+	"io"
 	"math"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -67,14 +69,15 @@ spec:
 	c.remote["south"], c.gateway["south"] = c.south.tell(c.east, southern, southGate)
 	for i := range 2 {
 		name := fmt.Sprintf("web-%d", i)
-		c.east.run(serving(name, "", fmt.Sprintf("http main %d %d", freePort(t), whoami(t, "east"))), all...)
+		c.east.run(strings.Replace(serving(name, "", fmt.Sprintf("http main %d %d", freePort(t), whoami(t, fmt.Sprintf("east-%d", i)))),
+			"workload: web", fmt.Sprintf("workload: web, rack: r%d", i), 1), all...)
 		c.local = append(c.local, resource.Key{Type: mesh.TypeDataplane, Mesh: "shop", Name: name})
 	}
 	c.east.run(fmt.Sprintf(`
 type: Dataplane
 mesh: shop
 name: client-1
-labels: {kuma.io/workload: client}
+labels: {kuma.io/workload: client, rack: r0}
 networking:
   address: %[1]s
   outbound:
@@ -100,6 +103,8 @@ func TestCrossZone(t *testing.T) {
 		{"gate", testGate},
 		{"failover", testFailover},
 		{"gateways", testGateways},
+		{"affinity", testAffinity},
+		{"hashes", testHashes},
 	} {
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, c) }) {
 			return
@@ -166,25 +171,49 @@ func testGate(t *testing.T, c *continent) {
 	}
 }
 
-// served is the share of requests to the multi-zone service that each zone answers.
+// ask sends a request to the multi-zone service and says who answers, or with which status.
+func (c *continent) ask(t *testing.T, h *http.Client, user string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address(c.joined)+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("x-user", user)
+	resp, err := h.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return strconv.Itoa(resp.StatusCode)
+	}
+	who, _, _ := strings.Cut(string(body), " ")
+	return who
+}
+
+// served checks the share of requests to the multi-zone service that each answers: a zone, or one of the endpoints of east.
 func (c *continent) served(t *testing.T, want map[string]float64) {
 	t.Helper()
 	const requests = 400
 	h := client(t)
 	counts := map[string]int{}
 	for range requests {
-		code, body, err := fetch(h, c.joined, "/")
-		if err != nil {
-			t.Fatal(err)
-		}
-		who, _, _ := strings.Cut(body, " ")
-		if code != http.StatusOK {
-			who = fmt.Sprint(code)
-		}
+		who := c.ask(t, h, "")
 		counts[who]++
+		if strings.HasPrefix(who, "east-") {
+			counts["east"]++
+		}
 	}
 	t.Logf("%v", counts)
-	for _, who := range []string{"east", "west", "south", "503"} {
+	told := func(who string) bool { _, ok := want[who]; return ok }
+	for _, who := range []string{"east", "east-0", "east-1", "west", "south", "503"} {
+		if !told(who) && strings.HasPrefix(who, "east") && (told("east") || told("east-0") || told("east-1")) {
+			continue // told of as a zone, or one by one
+		}
 		got, want := float64(counts[who])/requests, want[who]
 		if math.Abs(got-want) > 5*math.Sqrt(want*(1-want)/requests) {
 			t.Errorf("%s serves %.0f %%, want %.0f %%", who, 100*got, 100*want)
@@ -202,9 +231,14 @@ func (c *continent) counts(zone string, healthy, total uint32) {
 	c.east.view.SetRemote(c.remote[zone], &view.Remote{Ports: map[string]view.Capacity{"main": {Healthy: healthy, Total: total}}})
 }
 
-func (c *continent) strategy(crossZone string) {
-	c.east.put("type: MeshLoadBalancingStrategy\nmesh: shop\nname: failover\nspec:\n  to:\n" +
-		"  - targetRef: {kind: MeshMultiZoneService, labels: {kuma.io/display-name: web}}\n    default: {localityAwareness: " + crossZone + "}")
+// strategy puts the one policy for the multi-zone service in force.
+func (c *continent) strategy(conf string) {
+	c.east.put("type: MeshLoadBalancingStrategy\nmesh: shop\nname: web\nspec:\n  to:\n" +
+		"  - targetRef: {kind: MeshMultiZoneService, labels: {kuma.io/display-name: web}}\n    default: " + conf)
+}
+
+func (c *continent) noStrategy() {
+	c.east.view.Remove(resource.Key{Type: "MeshLoadBalancingStrategy", Mesh: "shop", Name: "web"})
 }
 
 const (
@@ -224,24 +258,31 @@ func testFailover(t *testing.T, c *continent) {
 	step("all local", func() { c.counts("west", 3, 3); c.counts("south", 1, 1) }, map[string]float64{"east": 1})
 	step("half of the local ones, without a policy: 50 % x 1.4, the rest by endpoints of the other zones",
 		func() { c.ready(ready, unready) }, map[string]float64{"east": .7, "west": .225, "south": .075})
-	step("at the threshold nothing moves", func() { c.strategy("{crossZone: {failoverThreshold: {percentage: 50}}}") }, map[string]float64{"east": 1})
-	step("below it the rest moves", func() { c.strategy("{crossZone: {failoverThreshold: {percentage: 100}}}") },
+	step("at the threshold nothing moves", func() { c.strategy("{localityAwareness: {crossZone: {failoverThreshold: {percentage: 50}}}}") }, map[string]float64{"east": 1})
+	step("below it the rest moves", func() { c.strategy("{localityAwareness: {crossZone: {failoverThreshold: {percentage: 100}}}}") },
 		map[string]float64{"east": .5, "west": .375, "south": .125})
 	step("in order", func() {
-		c.strategy("{crossZone: {failover: [{to: {type: Only, zones: [south]}}, {to: {type: Any}}], failoverThreshold: {percentage: 100}}}")
+		c.strategy("{localityAwareness: {crossZone: {failover: [{to: {type: Only, zones: [south]}}, {to: {type: Any}}], failoverThreshold: {percentage: 100}}}}")
 	}, map[string]float64{"east": .5, "south": .5})
 	step("nobody here", func() { c.ready(unready, unready) }, map[string]float64{"south": 1})
 	step("the first step has lost three quarters: what it has lost goes to the next", func() { c.counts("south", 1, 4) },
 		map[string]float64{"south": .25, "west": .75})
 	step("the first step has nobody", func() { c.counts("south", 0, 4) }, map[string]float64{"west": 1})
-	step("no zone but the first", func() { c.strategy("{crossZone: {failover: [{to: {type: Only, zones: [south]}}]}}") }, map[string]float64{"503": 1})
-	step("all zones alike", func() { c.strategy("{disabled: true}"); c.ready(ready, ready); c.counts("west", 4, 4); c.counts("south", 2, 2) },
+	step("no zone but the first", func() {
+		c.strategy("{localityAwareness: {crossZone: {failover: [{to: {type: Only, zones: [south]}}]}}}")
+	}, map[string]float64{"503": 1})
+	step("all zones alike", func() {
+		c.strategy("{localityAwareness: {disabled: true}}")
+		c.ready(ready, ready)
+		c.counts("west", 4, 4)
+		c.counts("south", 2, 2)
+	},
 		map[string]float64{"east": .25, "west": .5, "south": .25})
 }
 
 // A zone whose ingress is known to be down, or to leave, gets nothing; it returns when the ingress does.
 func testGateways(t *testing.T, c *continent) {
-	c.east.view.Remove(resource.Key{Type: "MeshLoadBalancingStrategy", Mesh: "shop", Name: "failover"})
+	c.noStrategy()
 	c.ready(unready, unready)
 	gateway := func(zone string, g *view.Gateway) { c.east.view.SetGateway(c.gateway[zone], g) }
 	for _, k := range []struct {
@@ -261,4 +302,53 @@ func testGateways(t *testing.T, c *continent) {
 		t.Log(k.what)
 		c.served(t, k.want)
 	}
+}
+
+// Endpoints of the client's own rack get most of the traffic, and all others none while they are ready; without them the
+// rest of the zone takes over, and then other zones.
+func testAffinity(t *testing.T, c *continent) {
+	c.east.view.SetGateway(c.gateway["west"], nil)
+	c.east.view.SetGateway(c.gateway["south"], nil)
+	c.strategy("{localityAwareness: {localZone: {affinityTags: [{key: rack}]}}}")
+	for _, k := range []struct {
+		what   string
+		states []mesh.InboundState
+		want   map[string]float64
+	}{
+		{"both", []mesh.InboundState{ready, ready}, map[string]float64{"east-0": .9, "east-1": .1}},
+		{"the other rack alone", []mesh.InboundState{unready, ready}, map[string]float64{"east-1": 1}},
+		{"none here", []mesh.InboundState{unready, unready}, map[string]float64{"west": 2. / 3, "south": 1. / 3}},
+	} {
+		c.ready(k.states...)
+		c.east.settle()
+		t.Log(k.what)
+		c.served(t, k.want)
+	}
+}
+
+// Requests of one user go to one endpoint, whoever else asks; users are spread over all.
+func testHashes(t *testing.T, c *continent) {
+	c.ready(ready, ready)
+	for _, lb := range []string{"{type: RingHash, ringHash: {minRingSize: 2048, hashFunction: MurmurHash2}}", "{type: Maglev, maglev: {tableSize: 65537}}"} {
+		c.strategy("{localityAwareness: {disabled: true}, loadBalancer: " + lb + ", hashPolicies: [{type: Header, header: {name: x-user}, terminal: true}]}")
+		c.east.settle()
+		h := client(t)
+		users, homes := 40, map[string]int{}
+		for i := range users {
+			user := fmt.Sprint("user-", i)
+			home := c.ask(t, h, user)
+			homes[home]++
+			for range 3 {
+				if again := c.ask(t, h, user); again != home {
+					t.Fatalf("%s: %s was served by %s and by %s", lb, user, home, again)
+				}
+			}
+		}
+		t.Logf("%s: %v", lb, homes)
+		if len(homes) < 3 {
+			t.Errorf("%s: %d users share %v", lb, users, homes)
+		}
+	}
+	c.noStrategy()
+	c.east.settle()
 }
