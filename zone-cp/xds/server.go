@@ -64,14 +64,11 @@ type Server struct {
 	metrics    *metrics
 	stopping   chan struct{}
 
-	mu       sync.Mutex
-	debts    map[string]*Debt   // by node, for its next stream
-	live     map[string]*stream // by node, the newest
-	released chan struct{}      // closed and replaced when withheld resources may be looked at again
-}
+	debts *debts
 
-// maxDebts bounds what is remembered of clients that do not come back.
-const maxDebts = 20_000
+	mu       sync.Mutex
+	released chan struct{} // closed and replaced when withheld resources may be looked at again
+}
 
 // errStopping sends clients to another instance, or back later.
 var errStopping = status.Error(codes.Unavailable, "the control plane is stopping")
@@ -92,7 +89,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	return &Server{
 		cfg: cfg, quarantine: NewQuarantine(), metrics: newMetrics(cfg.Registerer), stopping: make(chan struct{}),
-		debts: map[string]*Debt{}, live: map[string]*stream{}, released: make(chan struct{}),
+		debts: newDebts(), released: make(chan struct{}),
 	}, nil
 }
 
@@ -148,10 +145,10 @@ func (s *Server) DeltaAggregatedResources(rpc discoveryv3.AggregatedDiscoverySer
 	node := first.GetNode().GetId()
 	st := &stream{
 		server: s, rpc: rpc, sub: sub, log: s.cfg.Log.With("node", node),
-		session: NewSession(s.quarantine.Ward(envoyVersion(first.GetNode())), s.cfg.Limits),
+		session: NewSession(s.quarantine.Ward(envoyVersion(first.GetNode())), s.cfg.Limits), ended: make(chan struct{}),
 	}
-	st.session.Inherit(s.begin(node, st))
-	defer func() { s.end(node, st) }()
+	st.session.Inherit(s.debts.begin(rpc.Context(), node, st))
+	defer s.debts.end(node, st)
 	s.metrics.streams.Inc()
 	defer s.metrics.streams.Dec()
 	st.session.Target(sub.Table())
@@ -164,30 +161,6 @@ func envoyVersion(n *corev3.Node) string {
 		return n.GetUserAgentVersion()
 	}
 	return versionString(v.GetMajorNumber(), v.GetMinorNumber(), v.GetPatch())
-}
-
-// begin makes a stream the newest of its node and returns what the one before left open.
-func (s *Server) begin(node string, st *stream) *Debt {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.live[node] = st
-	d := s.debts[node]
-	delete(s.debts, node)
-	return d
-}
-
-// end keeps what a stream leaves open, unless a newer one has begun without it.
-func (s *Server) end(node string, st *stream) {
-	debt := st.session.Debt()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.live[node] != st {
-		return
-	}
-	delete(s.live, node)
-	if debt != nil && len(s.debts) < maxDebts {
-		s.debts[node] = debt
-	}
 }
 
 func (s *Server) nextRelease() <-chan struct{} {

@@ -22,6 +22,7 @@ type stream struct {
 	sub     Subscription
 	session *Session
 	log     *slog.Logger
+	ended   chan struct{} // closed when its debt is known
 
 	acks, nacks uint64
 	acked       uint64
