@@ -117,7 +117,7 @@ type Outbound struct {
 	Tags map[string]string `json:"tags,omitempty"`
 }
 
-// BackendRef names a port of a destination. With labels, the oldest destination that carries all of them is meant.
+// BackendRef names a port of a destination. Of several destinations that it fits, one of the own zone is meant, then the oldest.
 type BackendRef struct {
 	// Kind is MeshService, MeshExternalService or MeshMultiZoneService. Required.
 	Kind string `json:"kind"`

@@ -87,6 +87,35 @@ func TestIneffective(t *testing.T) {
 	}
 }
 
+// Hashing needs a load balancer that goes by hashes, and something that the protocol has.
+func TestIneffectiveHashes(t *testing.T) {
+	const header, address = `{"type":"Header","header":{"name":"x"}}`, `{"type":"Connection","connection":{"sourceIP":true}}`
+	conf := func(lb string, hashes ...string) string {
+		return `{"loadBalancer":{"type":"` + lb + `"},"hashPolicies":[` + strings.Join(hashes, ",") + `]}`
+	}
+	for _, c := range []struct {
+		name     string
+		protocol mesh.Protocol
+		conf     string
+		want     string
+	}{
+		{"nothing", mesh.HTTP, ``, ``},
+		{"requests", mesh.GRPC, conf("RingHash", header), ``},
+		{"connections", mesh.TCP, conf("Maglev", header, address), ``},
+		{"requests of tcp", mesh.TCP, conf("Maglev", header), `loadBalancer.type Maglev picks at random, because hashPolicies have only what requests have, and this is tcp`},
+		{"nothing to hash", mesh.HTTP, conf("RingHash"), `loadBalancer.type RingHash picks at random, because no hashPolicies are set`},
+		{"no hashing", mesh.HTTP2, conf("Random", header), `hashPolicies have no effect, because loadBalancer.type is neither RingHash nor Maglev`},
+		{"no load balancer", mesh.HTTP, `{"hashPolicies":[` + header + `]}`, `hashPolicies have no effect, because loadBalancer.type is neither RingHash nor Maglev`},
+	} {
+		got := policies.Ineffective(c.protocol, func(typ string) policy.Effective {
+			return policy.Effective{Conf: map[string]string{"MeshLoadBalancingStrategy": c.conf}[typ]}
+		})
+		if strings.Join(got, "\n") != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
 // Each policy has its manual beside it, which explains every field users can write and shows examples that are accepted.
 func TestManuals(t *testing.T) {
 	kinds := resource.NewKinds(policies.Kinds()...)

@@ -100,7 +100,7 @@ const (
 type BackendRef struct {
 	// Kind is MeshService, MeshMultiZoneService or MeshExternalService.
 	Kind string `json:"kind"`
-	// Labels that the backend carries; when several match, the oldest is taken.
+	// Labels that the backend carries; when several match, one of the own zone is taken, then the oldest.
 	Labels map[string]string `json:"labels,omitempty"`
 	// SectionName is the port by name, or by number when it has no name.
 	SectionName string `json:"sectionName,omitempty"`
