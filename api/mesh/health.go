@@ -7,7 +7,9 @@ import "time"
 func HealthSNI(meshName, zone string) string { return "health." + meshName + "." + zone }
 
 // ControlPlaneID is the SPIFFE ID of a zone's control plane in a mesh with a trust domain.
-func ControlPlaneID(trustDomain string) string { return "spiffe://" + trustDomain + "/causeway/control-plane" }
+func ControlPlaneID(trustDomain string) string {
+	return "spiffe://" + trustDomain + "/causeway/control-plane"
+}
 
 // ZoneReachability is what the control plane of one zone finds when it asks that of another zone through one of its ingresses.
 type ZoneReachability struct {

@@ -27,6 +27,7 @@ type plane struct {
 	local     *Local
 	responder *Responder
 	facts     facts
+	stop      func() // of the prober, where there is one
 }
 
 // facts hands on what a test observes.

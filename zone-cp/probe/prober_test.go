@@ -47,6 +47,12 @@ func (n *network) set(address string, h host) {
 	}
 }
 
+func (n *network) dialled(address string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dials[address]
+}
+
 func (n *network) dial(ctx context.Context, _, address string) (net.Conn, error) {
 	n.mu.Lock()
 	h := n.hosts[address]
@@ -108,8 +114,8 @@ func east(t *testing.T, n *network, edit func(*Config)) (*plane, *Prober) {
 		edit(&cfg)
 	}
 	pr := New(cfg)
-	stop := background(t, pr.Run)
-	t.Cleanup(func() { stop(); n.set("", host{}) }) // responders end with their connections
+	p.stop = background(t, pr.Run)
+	t.Cleanup(func() { p.stop(); n.set("", host{}) }) // responders end with their connections
 	p.put(ingress("west", "in", "192.0.2.1", "10001"))
 	return p, pr
 }
@@ -233,8 +239,8 @@ func TestWhoCannotBeJudgedIsNotDown(t *testing.T) {
 		if got := pr.Reachability()[0].LastError; !strings.Contains(got, "remote error") {
 			t.Errorf("not believed by the other side: %q", got)
 		}
-		if n.dials["192.0.2.1:10001"] == 0 || gateway(pr).Down {
-			t.Errorf("dialled %d times, gateway %+v", n.dials["192.0.2.1:10001"], gateway(pr))
+		if n.dialled("192.0.2.1:10001") == 0 || gateway(pr).Down {
+			t.Errorf("dialled %d times, gateway %+v", n.dialled("192.0.2.1:10001"), gateway(pr))
 		}
 		w.believe(e)
 		within(t, pr, 7*time.Second, mesh.ReachabilityUp)
@@ -307,9 +313,9 @@ func TestConnectionsAreRenewed(t *testing.T) {
 		n := &network{hosts: map[string]host{}, dials: map[string]int{}}
 		_, _, pr := pair(t, n, nil)
 		within(t, pr, 7*time.Second, mesh.ReachabilityUp)
-		before := n.dials["192.0.2.1:10001"]
+		before := n.dialled("192.0.2.1:10001")
 		stays(t, pr, time.Minute, mesh.ReachabilityUp)
-		if got := n.dials["192.0.2.1:10001"] - before; got < 4 || got > 7 {
+		if got := n.dialled("192.0.2.1:10001") - before; got < 4 || got > 7 {
 			t.Errorf("%d connections in a minute", got)
 		}
 	})
@@ -353,8 +359,8 @@ func TestNamesAreResolved(t *testing.T) {
 		}
 		e.put(ingress("west", "in", "169.254.169.254", "80"))
 		time.Sleep(10 * time.Second)
-		if r := pr.Reachability()[0]; r.State != mesh.ReachabilityUnknown || n.dials["169.254.169.254:80"] > 0 {
-			t.Errorf("a local address: %+v, dialled %d times", r, n.dials["169.254.169.254:80"])
+		if r := pr.Reachability()[0]; r.State != mesh.ReachabilityUnknown || n.dialled("169.254.169.254:80") > 0 {
+			t.Errorf("a local address: %+v, dialled %d times", r, n.dialled("169.254.169.254:80"))
 		}
 	})
 }
@@ -390,6 +396,7 @@ func TestAddressesComeAndGo(t *testing.T) {
 		e.remove(key(mesh.TypeMeshZoneAddress, "in"))
 		e.remove(key(mesh.TypeMeshZoneAddress, "in-3"))
 		time.Sleep(time.Second)
+		e.stop()
 		if len(pr.peers) > 0 || len(pr.targets) > 0 || states() != "" || len(pr.cfg.Table.gateways) > 0 || len(pr.cfg.Table.peers) > 0 {
 			t.Errorf("something is left of what is gone: %s", states())
 		}
@@ -403,7 +410,7 @@ func TestThousandsOfAddresses(t *testing.T) {
 		var mu sync.Mutex
 		var now, most int
 		reg := prometheus.NewRegistry()
-		e, w, pr := pair(t, n, func(c *Config) {
+		e, _, pr := pair(t, n, func(c *Config) {
 			c.Registerer = reg
 			c.MaxPerZone = 5000
 			c.MaxConcurrent = 32
@@ -417,7 +424,6 @@ func TestThousandsOfAddresses(t *testing.T) {
 				return inner(ctx, network, address)
 			}
 		})
-		_ = w
 		within(t, pr, 7*time.Second, mesh.ReachabilityUp)
 		var text strings.Builder
 		for i := range 3000 {
@@ -435,9 +441,11 @@ func TestThousandsOfAddresses(t *testing.T) {
 				down++
 			}
 		}
+		mu.Lock()
 		if down != 3000 || most > 32 {
 			t.Errorf("%d are down, want 3000; %d were asked at a time, at most 32 are allowed", down, most)
 		}
+		mu.Unlock()
 		n.set("192.0.2.1:10001", host{})
 		took := within(t, pr, 5*time.Second, mesh.ReachabilityDown)
 		t.Logf("a live one among 3000 dead ones is withdrawn after %s", took)

@@ -142,9 +142,8 @@ func (r *Responder) serve(ctx context.Context, raw net.Conn) {
 	}
 	defer r.leave(who)
 	r.metrics.connections.WithLabelValues("accepted").Inc()
-	if err := r.answer(c, me.Mesh); err != nil && ctx.Err() == nil {
-		r.cfg.Log.Debug("a connection of another zone's control plane ended", "trustDomain", who.domain, "mesh", who.mesh, "err", err)
-	}
+	err = r.answer(c, me.Mesh)
+	r.cfg.Log.Debug("a connection of another zone's control plane ended", "trustDomain", who.domain, "mesh", who.mesh, "err", err)
 }
 
 // linger lets the other side read why it was refused: a connection that is closed with something unread is reset.
@@ -177,7 +176,7 @@ func serverConfig(me *identity.ControlPlane) *tls.Config {
 	}
 }
 
-// answer answers questions until the other side has no more.
+// answer answers questions until the connection ends, and says how.
 func (r *Responder) answer(c *tls.Conn, in string) error {
 	for {
 		if err := c.SetReadDeadline(time.Now().Add(r.cfg.Idle)); err != nil {
