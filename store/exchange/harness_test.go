@@ -171,7 +171,11 @@ type wire struct {
 	sent  int // bytes so far
 	last  map[string]*zonesync.Verdict
 	how   map[string]zonesync.ScopeBegin_How
+	cut   int // batches until the link breaks; 0: it holds
+	feed  *Feed
 }
+
+type brokenLink struct{}
 
 // join connects a zone and global in one direction.
 func join(from, to *side, change ...func(*SinkConfig)) *wire {
@@ -195,6 +199,11 @@ func join(from, to *side, change ...func(*SinkConfig)) *wire {
 
 func (w *wire) apply(b *zonesync.Batch) *zonesync.Verdict {
 	w.t.Helper()
+	if w.cut > 0 {
+		if w.cut--; w.cut == 0 {
+			panic(brokenLink{})
+		}
+	}
 	w.sent += proto.Size(b)
 	v, err := w.sink.Apply(w.t.Context(), b)
 	if err != nil {
@@ -202,6 +211,66 @@ func (w *wire) apply(b *zonesync.Batch) *zonesync.Verdict {
 	}
 	w.last[b.GetScope()] = v
 	return v
+}
+
+// broken is a link that breaks after some batches, and says whether it did.
+func (w *wire) broken(after int) (broke bool) {
+	defer func() {
+		w.cut = 0
+		if cause := recover(); cause != nil {
+			if _, ok := cause.(brokenLink); !ok {
+				panic(cause)
+			}
+			broke = true
+		}
+	}()
+	w.cut = after
+	w.run()
+	return false
+}
+
+// live is a link that stays: it tells what its feed says.
+func (w *wire) live() {
+	w.t.Helper()
+	if w.feed == nil {
+		w.feed = w.from.offers.Subscribe(w.peer)
+		w.run()
+	}
+	w.from.current()
+	ctx, cancel := context.WithCancel(w.t.Context())
+	defer cancel()
+	for {
+		if len(w.feed.wake) == 0 {
+			return
+		}
+		c, err := w.feed.Next(ctx)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		have := map[string]*zonesync.Position{}
+		for _, st := range w.sink.Have() {
+			have[st.GetScope()] = st.GetPosition()
+		}
+		for _, scope := range c.Ended {
+			if err := w.sink.End(ctx, &zonesync.ScopeEnd{Scope: scope, At: c.To}); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+		for _, scope := range c.Begun {
+			w.whole(c.View, scope, zonesync.ScopeBegin_SNAPSHOT)
+		}
+		for scope, ids := range c.IDs {
+			w.delta(c.View, scope, have[scope], c.To, ids)
+		}
+	}
+}
+
+// hangUp ends a live link.
+func (w *wire) hangUp() {
+	if w.feed != nil {
+		w.feed.Close()
+		w.feed = nil
+	}
 }
 
 // run is one whole link: what the sink has, resumed or in full, until nothing is left.

@@ -37,12 +37,13 @@ func (o *Offers) Since(ctx context.Context, p Peer, scope string, after *zonesyn
 	v := &View{offers: o, pinned: at, peer: p}
 	c := Changes{To: at.position, View: v, IDs: map[string]map[string]zonesync.Removal_Cause{}}
 	touched, err := o.touched(ctx, from, at.at, scope)
-	if err != nil {
-		return Changes{}, fmt.Errorf("resume %s: %w", scope, err)
-	}
-	if _, ok := p.seesScope(at, scope); !ok {
+	_, open := p.seesScope(at, scope)
+	switch {
+	case !open && (err == nil || errors.Is(err, store.ErrCompacted)): // the lineage is the same; nothing of the scope is to be told
 		c.Ended = []string{scope}
 		return c, nil
+	case err != nil:
+		return Changes{}, fmt.Errorf("resume %s: %w", scope, err)
 	}
 	r := resume{ctx: ctx, offers: o, view: v, scope: scope, ids: map[string]zonesync.Removal_Cause{}}
 	for k := range touched {
@@ -142,6 +143,11 @@ func (r *resume) add(k store.Key) error {
 	}
 	if k.Type == mesh.TypeMeshIdentity && r.offers.cfg.Zone == "" {
 		r.addAuthorities(k.Mesh)
+	}
+	if k.Type == mesh.TypeMeshService { // what is said of it comes and goes with it
+		if e, ok := r.view.pinned.sources.Get(&entry{source: store.Key{Class: store.Derived, Type: r.offers.statementSource(), Mesh: k.Mesh, Name: k.Name}}); ok {
+			r.addEntry(e)
+		}
 	}
 	if e, ok := r.view.pinned.sources.Get(&entry{source: k}); ok {
 		r.addEntry(e)
