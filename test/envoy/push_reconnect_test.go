@@ -95,7 +95,7 @@ func TestPushStreamEndsInTheMiddle(t *testing.T) {
 			}
 			table := m.table(t, services...)
 			s.set(table)
-			if took := untilServed(t, services...); took > atOnce {
+			if took := untilServed(t, services...); took > prompt {
 				t.Errorf("cut %v around a response of %s: in force after %s", fate, typ, took)
 			}
 			s.untilAcked(t, table)
@@ -145,7 +145,7 @@ func TestPushServerEndsInTheMiddle(t *testing.T) {
 	z.start(t)
 	untilServed(t, services...)
 	t.Logf("in force after %s", time.Since(begin))
-	if took := time.Since(begin); took > atOnce {
+	if took := time.Since(begin); took > prompt {
 		t.Errorf("in force after %s", took)
 	}
 	s.untilAcked(t, table)

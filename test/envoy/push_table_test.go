@@ -1,7 +1,6 @@
 package envoy
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -332,7 +331,6 @@ type traffic struct {
 	mu    sync.Mutex
 	asked int
 	wrong map[string]int
-	dials int
 }
 
 const pace = 4 * time.Millisecond
@@ -343,7 +341,7 @@ func startTraffic(t testing.TB, clients int, services ...service) *traffic {
 	f := &traffic{quit: make(chan struct{}), wrong: map[string]int{}}
 	for _, s := range services {
 		for range clients {
-			transport := &http.Transport{MaxIdleConnsPerHost: 1, DialContext: f.dial}
+			transport := &http.Transport{MaxIdleConnsPerHost: 1}
 			t.Cleanup(transport.CloseIdleConnections)
 			f.clients.Go(func() { f.ask(&http.Client{Transport: transport, Timeout: 5 * time.Second}, s) })
 		}
@@ -354,13 +352,6 @@ func startTraffic(t testing.TB, clients int, services ...service) *traffic {
 		return f.asked, f.asked >= 2*clients*len(services)
 	})
 	return f
-}
-
-func (f *traffic) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	f.mu.Lock()
-	f.dials++
-	f.mu.Unlock()
-	return (&net.Dialer{}).DialContext(ctx, network, addr)
 }
 
 func (f *traffic) ask(c *http.Client, s service) {
@@ -383,14 +374,13 @@ func (f *traffic) ask(c *http.Client, s service) {
 }
 
 // stop ends the traffic and requires that no request failed.
-func (f *traffic) stop(t testing.TB) (asked, dials int) {
+func (f *traffic) stop(t testing.TB) {
 	t.Helper()
 	close(f.quit)
 	f.clients.Wait()
 	if len(f.wrong) > 0 || f.asked == 0 {
 		t.Errorf("of %d requests failed: %v", f.asked, slices.Collect(maps.Keys(f.wrong)))
 	}
-	return f.asked, f.dials
 }
 
 // more waits until a number of further requests have been answered.

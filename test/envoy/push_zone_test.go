@@ -60,7 +60,7 @@ func newZone(t testing.TB) *zone {
 // start runs a server that knows nothing of former ones.
 func (z *zone) start(t testing.TB) {
 	t.Helper()
-	server, err := xds.New(xds.Config{Sessions: z, Log: slog.New(slog.DiscardHandler)})
+	server, err := xds.New(xds.Config{Sessions: z, Patience: 2 * patience, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
