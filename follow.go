@@ -171,7 +171,10 @@ func zoneLine(z mesh.ZonePropagation) string {
 		s += fmt.Sprintf(", lag %d", z.Lag)
 	case mesh.PropagationReceived:
 	case mesh.PropagationComputed, mesh.PropagationAcknowledged, mesh.PropagationRejected:
-		s += fmt.Sprintf(", %d/%d proxies acknowledged", z.Proxies.Acknowledged, z.Proxies.Connected)
+		s += fmt.Sprintf(", %d/%d proxies", z.Proxies.Acknowledged, z.Proxies.Connected)
+		if z.State != mesh.PropagationAcknowledged {
+			s += " acknowledged"
+		}
 		if z.Proxies.Pending > 0 {
 			s += fmt.Sprintf(", %d pending", z.Proxies.Pending)
 		}
@@ -180,7 +183,7 @@ func zoneLine(z mesh.ZonePropagation) string {
 		}
 	}
 	if !z.Online && z.State != mesh.PropagationAway {
-		s += "; it is away since"
+		s += "; it is away now"
 	}
 	return printable(s)
 }

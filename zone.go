@@ -33,13 +33,13 @@ A zone that joined and was revoked, or whose store was lost, joins again with a 
 		RunE: func(cmd *cobra.Command, args []string) error {
 			zone := args[0]
 			if ps := resource.CheckName("zone", resource.RFC1035Label, zone); len(ps) > 0 {
-				return usageError{ps[:1].Err(), cmd.CommandPath()}
+				return usageError{fmt.Errorf("no zone can have this name: %w", ps), cmd.CommandPath()}
 			}
 			file := zone + ".join"
 			if i.out != "" {
 				err := i.issue(p, func(c *client.Client) (string, error) { return c.NewJoinToken(cmd.Context(), zone, i.validFor) })
 				if err != nil {
-					return err
+					return notGlobal(err)
 				}
 				_, err = fmt.Fprintln(p.stdout, runZoneLine(zone, i.out))
 				return err
@@ -50,7 +50,7 @@ A zone that joined and was revoked, or whose store was lost, joins again with a 
 			}
 			t, err := cl.NewJoinToken(cmd.Context(), zone, i.validFor)
 			if err != nil {
-				return err
+				return notGlobal(err)
 			}
 			p.talk("Run this where zone %s is; the token is good once.", zone)
 			_, err = fmt.Fprintf(p.stdout, "(umask 077; cat > %s <<'END'\n%s\nEND\n)\n%s\n", file, t, runZoneLine(zone, file))
@@ -59,6 +59,14 @@ A zone that joined and was revoked, or whose store was lost, joins again with a 
 	}
 	i.flags(cmd)
 	return cmd
+}
+
+// notGlobal says what to do where no zones join.
+func notGlobal(err error) error {
+	if errors.Is(err, resource.ErrNotFound) {
+		return hintError{err, "name the global control plane with --context or --server"}
+	}
+	return err
 }
 
 func runZoneLine(zone, file string) string {

@@ -31,6 +31,8 @@ import (
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/rest"
 	"github.com/causeway-mesh/causeway/api/token"
+	"github.com/causeway-mesh/causeway/global-cp/globalcp"
+	"github.com/causeway-mesh/causeway/store/backend"
 	"github.com/causeway-mesh/causeway/store/catalog"
 	"github.com/causeway-mesh/causeway/store/memory"
 	"github.com/causeway-mesh/causeway/store/seal"
@@ -74,18 +76,33 @@ func TestSessions(t *testing.T) {
 	}
 }
 
-const sessionName = "session"
+const (
+	sessionName = "session"
+	// modeName is the file that says whose session it is: that of a whole global control plane, of an API that tells of zones
+	// as a script says, or, without it, of a zone that stands alone.
+	modeName     = "mode"
+	modeGlobal   = "global"
+	modeScripted = "scripted"
+)
 
 func play(t *testing.T, file string) {
 	archive, err := txtar.ParseFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := start(t)
-	var want string
+	var mode, want string
 	for _, f := range archive.Files {
-		if f.Name == sessionName {
+		if f.Name == modeName {
+			mode = strings.TrimSpace(string(f.Data))
+		}
+	}
+	s := start(t, mode)
+	for _, f := range archive.Files {
+		switch f.Name {
+		case sessionName:
 			want = string(f.Data)
+			continue
+		case modeName:
 			continue
 		}
 		path := filepath.Join(s.dir, f.Name)
@@ -126,8 +143,8 @@ type session struct {
 	dir, server, ca, token, path string
 }
 
-// start runs a control plane's API on an empty store, as a zone that stands alone.
-func start(t *testing.T) *session {
+// start runs a control plane, or its API, on an empty store.
+func start(t *testing.T, mode string) *session {
 	t.Helper()
 	bin, err := binary()
 	if err != nil {
@@ -135,12 +152,20 @@ func start(t *testing.T) *session {
 	}
 	s := &session{dir: t.TempDir(), path: bin + string(os.PathListSeparator) + os.Getenv("PATH")}
 	keep := t.TempDir()
+	if mode == modeGlobal {
+		s.global(t, keep)
+		return s
+	}
 	s.ca, s.token = filepath.Join(keep, "ca.pem"), filepath.Join(keep, "admin.token")
 	c := openCatalog(t)
-	server, err := rest.New(rest.Config{
+	cfg := rest.Config{
 		Catalog: c, Mode: rest.Standalone, Zone: "east", OnMeshCreated: onMeshCreated, Insights: observed{},
 		About: rest.About{Hostname: "host", Version: "1.2.3", InstanceID: "host-1", ClusterID: "c1"},
-	})
+	}
+	if mode == modeScripted {
+		cfg.Mode, cfg.Zone, cfg.Propagation = rest.Global, "", &scripted{catalog: c}
+	}
+	server, err := rest.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,6 +181,85 @@ func start(t *testing.T) *session {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// global runs a whole global control plane.
+func (s *session) global(t *testing.T, dir string) {
+	t.Helper()
+	cfg := globalcp.Default()
+	cfg.WorkDir, cfg.Store.Type = dir, backend.Memory
+	cfg.API.Address, cfg.Zones.Address, cfg.Diagnostics.Address = "127.0.0.1:0", "127.0.0.1:0", ""
+	g, err := globalcp.New(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("global control plane: %v", err)
+		}
+	})
+	select {
+	case <-g.Ready():
+	case err := <-done:
+		done <- nil
+		t.Fatal(err)
+	}
+	s.server, s.ca, s.token = "https://"+g.APIAddress(), g.CAFile(), g.AdminTokenFile()
+}
+
+// scripted is a zone "east" that goes a step further each time it is asked about a revision, and "west" that is away.
+// Once there is a mesh "refused" one proxy of east refuses something; with a mesh "stuck" it never acknowledges.
+type scripted struct {
+	catalog *catalog.Catalog
+
+	mu    sync.Mutex
+	asked map[uint64]int
+}
+
+// Status implements rest.Propagation.
+func (s *scripted) Status(revision uint64) (mesh.Propagation, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked == nil {
+		s.asked = map[uint64]int{}
+	}
+	exists := func(name string) bool {
+		_, ok := s.catalog.Snapshot().Get(resource.Key{Type: mesh.TypeMesh, Name: name})
+		return ok
+	}
+	steps := []mesh.ZonePropagation{
+		{State: mesh.PropagationPending, Lag: 1},
+		{State: mesh.PropagationReceived},
+		{State: mesh.PropagationComputed, Proxies: mesh.ProxyCounts{Connected: 3, Acknowledged: 1, Pending: 2}},
+		{State: mesh.PropagationAcknowledged, Proxies: mesh.ProxyCounts{Connected: 3, Acknowledged: 3}},
+	}
+	if exists("refused") {
+		steps[3] = mesh.ZonePropagation{
+			State: mesh.PropagationRejected, Proxies: mesh.ProxyCounts{Connected: 3, Acknowledged: 2, Rejected: 1},
+			Exceptions: []mesh.PropagationException{{
+				Mesh: "default", Dataplane: "web-1", Type: "Cluster", Name: "kri_msvc_default_east__web_80", Reason: "no such \x1b[31mfield",
+				Policies: []string{"kri_mpp_default___patch_"},
+			}},
+			MoreExceptions: 4,
+		}
+	}
+	step := min(s.asked[revision], len(steps)-1)
+	if exists("stuck") {
+		step = min(step, 2)
+	}
+	s.asked[revision]++
+	east := steps[step]
+	east.Zone, east.Online = "east", true
+	return mesh.Propagation{Revision: revision, Zones: []mesh.ZonePropagation{east, {Zone: "west", State: mesh.PropagationAway, Lag: 7}}}, true
+}
+
+// Wait implements rest.Propagation; the command line asks again and again instead.
+func (s *scripted) Wait(context.Context, uint64, string) error {
+	return errors.New("nobody waits in these sessions")
 }
 
 func openCatalog(t *testing.T) *catalog.Catalog {
@@ -251,6 +355,9 @@ var replacements = []struct {
 	{regexp.MustCompile(`connected \w+ ago`), "connected AGE ago"},
 	{regexp.MustCompile(`( {3})\d+s\b`), "${1}AGE"},
 	{regexp.MustCompile(`, request [\w-]+`), ", request ID"},
+	{regexp.MustCompile(`cwj1\.[\w-]+`), "JOINTOKEN"},
+	{regexp.MustCompile(`revision \d+`), "revision N"},
+	{regexp.MustCompile(`zones after [\d.]+m?s`), "zones after A WHILE"},
 	{regexp.MustCompile(`eyJ[\w-]+\.[\w-]+\.[\w-]+`), "TOKEN"},
 	{regexp.MustCompile(`causeway \S+ \(commit [^)]*\)`), "causeway VERSION (BUILD)"},
 	{regexp.MustCompile(`go1\.[\w.]+`), "GO"},
@@ -271,7 +378,7 @@ func (s *session) stable(text string) string {
 
 // TestEveryCommandHelps walks the tree of commands by their own help: each says what it does and shows two examples.
 func TestEveryCommandHelps(t *testing.T) {
-	s := start(t)
+	s := start(t, "")
 	var walk func(path string)
 	walk = func(path string) {
 		help := s.shell(t, path+" --help")
