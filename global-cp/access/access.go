@@ -30,6 +30,10 @@ import (
 // DefaultLifetime is how long a client certificate of a zone lives; zones renew it before half of that.
 const DefaultLifetime = 24 * time.Hour
 
+// Grace is how long after its end a client certificate still lets a zone connect, to renew it: global may have been away for days.
+// What shuts a zone out is its generation, which is checked in any case.
+const Grace = 30 * 24 * time.Hour
+
 // The GlobalSecrets of this package. None of them may leave global; their label kuma.io/kds-sync says so.
 const (
 	caSecret      = "zone-control-ca"
@@ -81,7 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Authority, error) {
 	}
 	ca, err := authority.Open(ctx, authority.Config{
 		Catalog: cfg.Catalog, Secret: caSecret, Name: "zones of this global control plane", Labels: ownLabels(caSecret),
-		Author: author, Without: "let all zones join again", Now: cfg.Now,
+		Author: author, Without: "let all zones join again", Grace: Grace, Now: cfg.Now,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("zone credentials: %w", err)
@@ -161,8 +165,8 @@ func (a *Authority) Renew(c Credential, csr []byte) (Signed, error) {
 	return s, nil
 }
 
-// Check returns ErrVoid with the reason when a credential is not good any more. Whether its certificate is from here, and still
-// valid, has been checked by TLS.
+// Check returns ErrVoid with the reason when a credential is not good any more. Whether its certificate is from here, and not
+// too old, is checked by TLS and Of.
 func (a *Authority) Check(c Credential) error { return check(a.cfg.Catalog.Snapshot(), c) }
 
 func check(s *catalog.Snapshot, c Credential) error {
@@ -236,8 +240,20 @@ func (a *Authority) Revoke(ctx context.Context, zone string) error {
 	return nil
 }
 
+// Of reads the client certificate of a connection, which it verifies once more, and says how long it may be used, Grace included.
+func (a *Authority) Of(s tls.ConnectionState) (c Credential, left time.Duration, err error) {
+	if len(s.PeerCertificates) == 0 {
+		return Credential{}, 0, errors.New("a zone needs its client certificate; join first")
+	}
+	if left, err = a.ca.Verify(s.PeerCertificates[0]); err != nil {
+		return Credential{}, 0, err
+	}
+	c, err = CredentialOf(s.PeerCertificates[0])
+	return c, left, err
+}
+
 // TLS is the server side of connections of zones. A client certificate is optional, since a zone that joins has none yet; the
-// handler has to ask for CredentialOf and Check.
+// handler has to ask Of and Check.
 func (a *Authority) TLS(server func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
 	return a.ca.TLS(server)
 }

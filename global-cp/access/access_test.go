@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -421,6 +422,9 @@ func TestTLS(t *testing.T) {
 		if err != nil || len(state.PeerCertificates) == 0 {
 			return nil, err
 		}
+		if _, left, err := g.access.Of(state); err != nil || left <= 0 {
+			return nil, fmt.Errorf("%s left: %w", left, err)
+		}
 		return state.PeerCertificates[0], nil
 	}
 	if cert, err := shake(nil); err != nil || cert != nil {
@@ -445,5 +449,17 @@ func TestTLS(t *testing.T) {
 	}
 	if _, err := shake(&tls.Certificate{Certificate: k.Chain, PrivateKey: east.key}); err == nil {
 		t.Error("a certificate of another global is accepted")
+	}
+	// Global was away for weeks: the zone comes with what it has, and renews it.
+	g.clock.Store(int64(access.DefaultLifetime + 29*24*time.Hour))
+	if _, err := shake(&tls.Certificate{Certificate: j.Chain, PrivateKey: east.key}); err != nil {
+		t.Errorf("a certificate that ended 29 days ago is refused: %v", err)
+	}
+	g.clock.Store(int64(access.DefaultLifetime + 31*24*time.Hour))
+	if _, err := shake(&tls.Certificate{Certificate: j.Chain, PrivateKey: east.key}); err == nil {
+		t.Error("a certificate that ended 31 days ago is accepted")
+	}
+	if _, _, err := g.access.Of(tls.ConnectionState{}); err == nil {
+		t.Error("a connection without a certificate has a credential")
 	}
 }

@@ -5,7 +5,6 @@ package hub
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -123,7 +122,7 @@ func (h *Hub) Join(ctx context.Context, req *zonesync.JoinRequest) (*zonesync.Jo
 
 // Sync implements zonesync.LinkServer: the life of one link.
 func (h *Hub) Sync(stream zonesync.Link_SyncServer) error {
-	cred, expires, err := credentialOf(stream.Context())
+	cred, left, err := h.credentialOf(stream.Context())
 	if err != nil {
 		return status.Error(codes.Unauthenticated, err.Error())
 	}
@@ -140,11 +139,11 @@ func (h *Hub) Sync(stream zonesync.Link_SyncServer) error {
 	defer admitted()
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
-	z := &zoneLink{hub: h, cred: cred, cancel: cancel, admitted: admitted, summed: time.Now(), log: h.cfg.Log.With("zone", cred.Zone)}
+	z := &zoneLink{hub: h, cred: cred, cancel: cancel, admitted: admitted, renewed: make(chan time.Duration), summed: time.Now(), log: h.cfg.Log.With("zone", cred.Zone)}
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		cancel(h.watch(ctx, cred, expires))
+		cancel(h.watch(ctx, cred, left, z.renewed))
 	}()
 	err = z.run(ctx, stream)
 	cancel(err)
@@ -167,45 +166,43 @@ func asStatus(err error) error {
 	return status.Error(codes.Unavailable, err.Error())
 }
 
-// errExpired is a certificate whose time is over while its link lives: the zone did not renew it.
+// errExpired is a certificate that was not renewed while its link lived, until even its grace was over.
 var errExpired = fmt.Errorf("%w: its certificate has expired and was not renewed", access.ErrVoid)
 
-// watch ends a link when its credential is void: revoked, replaced, or of a zone that was deleted.
-func (h *Hub) watch(ctx context.Context, cred access.Credential, expires time.Time) error {
-	ctx, cancel := context.WithDeadlineCause(ctx, expires.Add(5*time.Minute), errExpired)
-	defer cancel()
-	err := h.cfg.Access.Watch(ctx, cred)
-	if cause := context.Cause(ctx); cause != nil && errors.Is(cause, errExpired) {
-		// A link outlives the certificate it began with as long as the zone is still one: it has renewed meanwhile, or will have to
-		// with its next link. What ends it is the check.
-		if err := h.cfg.Access.Check(cred); err != nil {
+// watch ends a link when its credential is void: revoked, replaced, of a zone that was deleted, or not renewed in time. Left is how long
+// the certificate may be used; what comes of renewed replaces that.
+func (h *Hub) watch(ctx context.Context, cred access.Credential, left time.Duration, renewed <-chan time.Duration) error {
+	ctx, cancel := context.WithCancel(ctx)
+	void := make(chan error, 1)
+	go func() { void <- h.cfg.Access.Watch(ctx, cred) }()
+	end := time.NewTimer(left)
+	defer end.Stop()
+	for {
+		select {
+		case err := <-void:
+			cancel()
 			return err
+		case left = <-renewed:
+			end.Reset(left)
+		case <-end.C:
+			cancel()
+			<-void
+			return errExpired
 		}
-		return errExpired
 	}
-	return err
 }
 
-// credentialOf reads the verified certificate of the connection.
-func credentialOf(ctx context.Context) (access.Credential, time.Time, error) {
-	cert, err := certificateOf(ctx)
-	if err != nil {
-		return access.Credential{}, time.Time{}, err
-	}
-	cred, err := access.CredentialOf(cert)
-	return cred, cert.NotAfter, err
-}
-
-func certificateOf(ctx context.Context) (*x509.Certificate, error) {
+// credentialOf reads the verified certificate of the connection, and how long it may be used.
+func (h *Hub) credentialOf(ctx context.Context) (access.Credential, time.Duration, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return nil, errors.New("the connection has no peer")
+		return access.Credential{}, 0, errors.New("the connection has no peer")
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.VerifiedChains) == 0 {
-		return nil, errors.New("a zone needs its client certificate; join first")
+	if !ok {
+		return access.Credential{}, 0, errors.New("the connection has no TLS")
 	}
-	return info.State.VerifiedChains[0][0], nil
+	return h.cfg.Access.Of(info.State)
 }
 
 // claim makes a link the one of its zone. An older one with a lower session number is ended and waited for; otherwise the answer

@@ -21,7 +21,9 @@ type zoneLink struct {
 	cred     access.Credential
 	cancel   context.CancelCauseFunc
 	admitted func() // lets the next zone begin
-	log      *slog.Logger
+	// renewed takes how long a new certificate may be used.
+	renewed chan time.Duration
+	log     *slog.Logger
 
 	live   *live
 	conn   *insight.Conn
@@ -89,7 +91,7 @@ func (z *zoneLink) run(ctx context.Context, stream zonesync.Link_SyncServer) err
 			z.log.Info("a zone is linked", "session", h.GetSession(), "instance", h.GetInstance(), "software", h.GetSoftware())
 		},
 		OnFacts: z.conn.Observed, OnBeat: z.conn.Beat, OnProgress: z.conn.Progress,
-		OnRequest: z.renew,
+		OnRequest: func(r *zonesync.CredentialRequest) *zonesync.Credential { return z.renew(ctx, r) },
 		BeatEvery: z.hub.cfg.BeatEvery, Log: z.log,
 	}, &replayed{stream, hello})
 }
@@ -186,11 +188,15 @@ func (z *zoneLink) status(ctx context.Context, sink *exchange.Sink) *zonesync.Be
 }
 
 // renew answers a request for the next client certificate.
-func (z *zoneLink) renew(r *zonesync.CredentialRequest) *zonesync.Credential {
+func (z *zoneLink) renew(ctx context.Context, r *zonesync.CredentialRequest) *zonesync.Credential {
 	signed, err := z.hub.cfg.Access.Renew(z.cred, r.GetRequest())
 	if err != nil {
 		z.log.Warn("the credential of a zone is not renewed", "err", err)
 		return &zonesync.Credential{Error: err.Error()}
+	}
+	select {
+	case z.renewed <- signed.Lifetime + access.Grace:
+	case <-ctx.Done():
 	}
 	return &zonesync.Credential{Chain: signed.Chain, LifetimeMs: signed.Lifetime.Milliseconds()}
 }

@@ -32,6 +32,9 @@ type Config struct {
 	Author string
 	// Without says what must be done once the GlobalSecret is deleted, for messages.
 	Without string
+	// Grace is how long TLS takes a client certificate after its end: for holders that were away and can renew only by coming. It must
+	// then be checked in another way that the holder is still welcome, and Verify be asked for the certificate. Zero: not at all.
+	Grace time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -40,6 +43,7 @@ type Config struct {
 type Authority struct {
 	issuer *pki.Issuer
 	pem    struct{ certificate, key []byte }
+	grace  time.Duration
 	now    func() time.Time
 }
 
@@ -82,7 +86,7 @@ func open(ctx context.Context, cfg Config) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Authority{issuer: issuer, now: cfg.Now}
+	a := &Authority{issuer: issuer, grace: cfg.Grace, now: cfg.Now}
 	a.pem.certificate, a.pem.key = cert, private
 	return a, nil
 }
@@ -141,7 +145,7 @@ func (a *Authority) Pool() *x509.CertPool {
 // TLS is the server side of connections. A client certificate is optional, since whoever comes to get its first one has none yet,
 // but one that is given must be of this authority.
 func (a *Authority) TLS(server func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
-	return &tls.Config{
+	cfg := &tls.Config{
 		MinVersion:     tls.VersionTLS13,
 		GetCertificate: server,
 		ClientAuth:     tls.VerifyClientCertIfGiven,
@@ -151,6 +155,33 @@ func (a *Authority) TLS(server func(*tls.ClientHelloInfo) (*tls.Certificate, err
 		// A resumed session would outlive the certificate it began with.
 		SessionTicketsDisabled: true,
 	}
+	if a.grace > 0 {
+		// The standard check knows no grace.
+		cfg.ClientAuth = tls.RequestClientCert
+		cfg.VerifyConnection = func(s tls.ConnectionState) error {
+			if len(s.PeerCertificates) == 0 {
+				return nil
+			}
+			_, err := a.Verify(s.PeerCertificates[0])
+			return err
+		}
+	}
+	return cfg
+}
+
+// Verify checks that a client certificate is of this authority and not longer at its end than the grace, and says how long it will
+// be taken, the grace included.
+func (a *Authority) Verify(leaf *x509.Certificate) (left time.Duration, err error) {
+	now := a.now()
+	at := now
+	if over := now.Sub(leaf.NotAfter); over > 0 && over <= a.grace {
+		at = leaf.NotAfter
+	}
+	_, err = leaf.Verify(x509.VerifyOptions{Roots: a.Pool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, CurrentTime: at})
+	if err != nil {
+		return 0, fmt.Errorf("client certificate: %w", err)
+	}
+	return leaf.NotAfter.Add(a.grace).Sub(now), nil
 }
 
 // Sign signs a PKCS #10 request for a client certificate that says what the URI says; names in the request are ignored.

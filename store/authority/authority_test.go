@@ -93,6 +93,57 @@ func TestInstancesThatStartTogetherShareOneAuthority(t *testing.T) {
 	}
 }
 
+// A certificate is taken until its grace is over, and one of another authority never.
+func TestGrace(t *testing.T) {
+	const grace = 30 * 24 * time.Hour
+	var ahead time.Duration
+	clock := func() time.Time { return time.Now().Add(ahead) }
+	open := func(secret string, grace time.Duration) *authority.Authority {
+		a, err := authority.Open(t.Context(), authority.Config{
+			Catalog: openCatalog(t, memory.New()), Secret: secret, Name: "test", Author: "test", Grace: grace, Now: clock,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	strict, patient, other := open("strict", 0), open("patient", grace), open("other", grace)
+	sign := func(a *authority.Authority) *x509.Certificate {
+		chain, _, err := a.Sign(request(t), "holder", &url.URL{Scheme: "test", Host: "a"}, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(chain[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return leaf
+	}
+	ofStrict, ofPatient := sign(strict), sign(patient)
+	for _, c := range []struct {
+		what  string
+		by    *authority.Authority
+		leaf  *x509.Certificate
+		ahead time.Duration
+		good  bool
+	}{
+		{"valid, no grace", strict, ofStrict, 0, true},
+		{"ended, no grace", strict, ofStrict, 61 * time.Minute, false},
+		{"valid", patient, ofPatient, 0, true},
+		{"ended", patient, ofPatient, 61 * time.Minute, true},
+		{"at the end of the grace", patient, ofPatient, grace + 59*time.Minute, true},
+		{"after the grace", patient, ofPatient, grace + 61*time.Minute, false},
+		{"of another authority", other, ofPatient, 0, false},
+		{"of another authority, ended", other, ofPatient, 61 * time.Minute, false},
+	} {
+		ahead = c.ahead
+		left, err := c.by.Verify(c.leaf)
+		if (err == nil) != c.good || c.good && left <= 0 {
+			t.Errorf("%s: %s left, %v; want taken: %t", c.what, left, err, c.good)
+		}
+	}
+}
+
 func TestABrokenAuthorityIsNotReplaced(t *testing.T) {
 	c := openCatalog(t, memory.New())
 	r, err := resource.WithSpec(resource.Meta{Type: mesh.TypeGlobalSecret, Name: "ca"}, &mesh.GlobalSecret{Data: []byte("broken")})

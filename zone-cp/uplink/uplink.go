@@ -81,6 +81,8 @@ type Config struct {
 	RetryMin, RetryMax time.Duration
 	Log                *slog.Logger
 	Registerer         prometheus.Registerer
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
 }
 
 // An Uplink keeps the zone linked to global. Run does all of it.
@@ -114,6 +116,9 @@ func New(cfg Config) *Uplink {
 	}
 	if cfg.BeatEvery <= 0 {
 		cfg.BeatEvery = 5 * time.Second
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	u := &Uplink{cfg: cfg, tracker: newTracker(cfg.Engine, cfg.Log)}
 	u.state.Store(&State{Since: time.Now(), Err: "not tried yet"})
@@ -188,7 +193,7 @@ func (u *Uplink) once(ctx context.Context, turn int) error {
 	if err != nil {
 		return err
 	}
-	conn, err := u.dial(cred.address(turn, u.cfg.Addresses), cred.tls())
+	conn, err := u.dial(cred.address(turn, u.cfg.Addresses), cred.tls(u.cfg.Now))
 	if err != nil {
 		return err
 	}
@@ -237,7 +242,7 @@ var sessionRecord = catalog.DerivedKey{Type: "uplink-session", Name: "last"}
 
 // nextSession numbers the links of the zone, over restarts. The clock is in it so that a store restored from a backup goes on higher.
 func (u *Uplink) nextSession(ctx context.Context) (uint64, error) {
-	next := uint64(time.Now().UnixMilli())
+	next := uint64(u.cfg.Now().UnixMilli())
 	if data, ok := u.cfg.Catalog.Snapshot().Derived(sessionRecord.Type, sessionRecord.Mesh, sessionRecord.Name); ok {
 		var last uint64
 		if json.Unmarshal(data, &last) == nil {
@@ -313,13 +318,13 @@ func (u *Uplink) hello(cred *credential, session uint64, have []*zonesync.ScopeS
 	return &zonesync.Hello{
 		ProtocolMin: zonesync.Protocol, ProtocolMax: zonesync.Protocol, ZoneId: cred.ZoneID, Zone: cred.Zone, Instance: u.cfg.Instance,
 		Session: session, Lineage: exchange.LineageOf(u.cfg.Catalog.Snapshot().Position().Lineage), ExpectedLineage: cred.Global,
-		Have: have, Features: u.cfg.Features, Kinds: kinds, Meshes: u.cfg.Meshes, Software: u.cfg.Version, ClockMs: time.Now().UnixMilli(),
+		Have: have, Features: u.cfg.Features, Kinds: kinds, Meshes: u.cfg.Meshes, Software: u.cfg.Version, ClockMs: u.cfg.Now().UnixMilli(),
 		Limits: &zonesync.Limits{Window: zonesync.DefaultWindow, MaxObject: store.MaxData, MaxBatch: maxMessage},
 	}
 }
 
 func (u *Uplink) opened(h *zonesync.Hello) {
-	clock := time.UnixMilli(h.GetClockMs()).Sub(time.Now()).Round(time.Millisecond)
+	clock := time.UnixMilli(h.GetClockMs()).Sub(u.cfg.Now()).Round(time.Millisecond)
 	u.state.Store(&State{Linked: true, Since: time.Now(), Clock: clock})
 	u.cfg.Log.Info("the zone is linked to global", "instance", h.GetInstance(), "software", h.GetSoftware())
 	if clock > maxSkew || clock < -maxSkew {
@@ -332,7 +337,7 @@ const maxSkew = 5 * time.Second
 
 func (u *Uplink) heard(b *zonesync.Beat) {
 	s := u.State()
-	s.Clock = time.UnixMilli(b.GetClockMs()).Sub(time.Now()).Round(time.Millisecond)
+	s.Clock = time.UnixMilli(b.GetClockMs()).Sub(u.cfg.Now()).Round(time.Millisecond)
 	u.state.Store(&s)
 }
 
@@ -386,7 +391,7 @@ const digestEvery = 2 * time.Minute
 // status is what the zone says of itself.
 func (u *Uplink) status(sink *exchange.Sink) *zonesync.Beat {
 	b := u.tracker.beat()
-	b.ClockMs = time.Now().UnixMilli()
+	b.ClockMs = u.cfg.Now().UnixMilli()
 	if u.cfg.Exceptions != nil {
 		const most = 20
 		var proxies uint64
