@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -68,31 +69,32 @@ func (c *credential) address(turn int, configured []string) string {
 	return list[turn%len(list)]
 }
 
-func (c *credential) tls(now func() time.Time) *tls.Config {
+func (c *credential) tls(address string, now func() time.Time) *tls.Config {
+	host, _, _ := net.SplitHostPort(address)
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(c.Authority)
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, Certificates: []tls.Certificate{c.pair},
+		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, ServerName: host, Certificates: []tls.Certificate{c.pair},
 		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection does it, with a clock that may be behind
 		VerifyConnection: func(s tls.ConnectionState) error {
 			between := x509.NewCertPool()
 			for _, cert := range s.PeerCertificates[1:] {
 				between.AddCert(cert)
 			}
-			return verifyServer(s, roots, between, now())
+			return verifyServer(s.PeerCertificates, host, roots, between, now())
 		},
 	}
 }
 
 // verifyServer checks the chain and the name of a server. A certificate that is not valid yet is one of a host whose clock is ahead of
 // this one: that is told to people, and keeps nobody apart.
-func verifyServer(s tls.ConnectionState, roots, between *x509.CertPool, now time.Time) error {
-	for _, cert := range s.PeerCertificates {
+func verifyServer(chain []*x509.Certificate, host string, roots, between *x509.CertPool, now time.Time) error {
+	for _, cert := range chain {
 		if cert.NotBefore.After(now) {
 			now = cert.NotBefore
 		}
 	}
-	_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, DNSName: s.ServerName, CurrentTime: now})
+	_, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, DNSName: host, CurrentTime: now})
 	return err
 }
 
@@ -255,8 +257,9 @@ func newRequest(zone string) (key, request []byte, err error) {
 
 // pinned accepts a server whose chain leads to the authority with the pin, and says which one that is.
 func pinned(address, pin string, now func() time.Time, found **x509.Certificate) *tls.Config {
+	host, _, _ := net.SplitHostPort(address)
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
+		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, ServerName: host,
 		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection does it, against the pinned authority
 		VerifyConnection: func(s tls.ConnectionState) error {
 			roots := x509.NewCertPool()
@@ -273,7 +276,7 @@ func pinned(address, pin string, now func() time.Time, found **x509.Certificate)
 			if authority == nil {
 				return fmt.Errorf("the server at %s does not show the authority that the join token pins; this is another control plane, or its authority was replaced", address)
 			}
-			if err := verifyServer(s, roots, between, now()); err != nil {
+			if err := verifyServer(s.PeerCertificates, host, roots, between, now()); err != nil {
 				return fmt.Errorf("the server at %s: %w", address, err)
 			}
 			*found = authority

@@ -193,7 +193,8 @@ func (u *Uplink) once(ctx context.Context, turn int) error {
 	if err != nil {
 		return err
 	}
-	conn, err := u.dial(cred.address(turn, u.cfg.Addresses), cred.tls(u.cfg.Now))
+	address := cred.address(turn, u.cfg.Addresses)
+	conn, err := u.dial(address, cred.tls(address, u.cfg.Now))
 	if err != nil {
 		return err
 	}
