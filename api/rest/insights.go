@@ -101,14 +101,18 @@ func validOrEmpty(b json.RawMessage, ok bool) json.RawMessage {
 }
 
 func (s *Server) dataplaneOverview(_ *catalog.Snapshot, r resource.Resource) (json.RawMessage, error) {
-	return overview("DataplaneOverview", s.kind(r.Type), r, "dataplane", "dataplaneInsight", s.dataplaneInsight(r))
+	return overview("DataplaneOverview", s.kind(r.Type), r, "dataplane", "dataplaneInsight", s.dataplaneInsight(r), nil)
 }
 
 func (s *Server) zoneOverview(_ *catalog.Snapshot, r resource.Resource) (json.RawMessage, error) {
-	return overview("ZoneOverview", s.kind(r.Type), r, "zone", "zoneInsight", s.zoneInsight(r.Name))
+	pending, err := s.pendingJSON(r.Name)
+	if err != nil {
+		return nil, err
+	}
+	return overview("ZoneOverview", s.kind(r.Type), r, "zone", "zoneInsight", s.zoneInsight(r.Name), pending)
 }
 
-func overview(typ string, k resource.Kind, r resource.Resource, specField, insightField string, insight json.RawMessage) (json.RawMessage, error) {
+func overview(typ string, k resource.Kind, r resource.Resource, specField, insightField string, insight, pending json.RawMessage) (json.RawMessage, error) {
 	f := newFields()
 	f.meta(typ, k, r.Meta)
 	spec := r.Raw
@@ -117,6 +121,9 @@ func overview(typ string, k resource.Kind, r resource.Resource, specField, insig
 	}
 	f.raw(specField, spec)
 	f.raw(insightField, insight)
+	if pending != nil {
+		f.raw("pendingRemovals", pending)
+	}
 	return f.done()
 }
 

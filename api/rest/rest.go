@@ -60,6 +60,8 @@ type Config struct {
 	Revoke func(ctx context.Context, zone string) error
 	// Propagation tells how far changes have come in the zones. Nil where nobody follows that.
 	Propagation Propagation
+	// Adoption decides about what peers lack that were wiped or restored. Nil where there are none.
+	Adoption Adoption
 	// EffectiveConfig is shown at /config; whoever provides it masks secrets.
 	EffectiveConfig func() any
 
@@ -206,6 +208,10 @@ func (s *Server) routes() {
 	e.GET("/revisions/:revision", s.revision)
 	e.POST("/zones/:name/join-token", s.joinToken)
 	e.POST("/zones/:name/_revoke", s.revokeZone)
+	e.GET("/zones/:name/_adopt", s.pendingOf)
+	e.POST("/zones/:name/_adopt", s.adopt)
+	e.GET("/_adopt-global", s.pendingOf)
+	e.POST("/_adopt-global", s.adopt)
 	s.insightRoutes()
 	for _, k := range s.kinds.All() {
 		s.kindRoutes(k)

@@ -29,6 +29,7 @@ import (
 	"github.com/causeway-mesh/causeway/api/token"
 	"github.com/causeway-mesh/causeway/store"
 	"github.com/causeway-mesh/causeway/store/catalog"
+	"github.com/causeway-mesh/causeway/store/exchange"
 	"github.com/causeway-mesh/causeway/store/memory"
 	"github.com/causeway-mesh/causeway/store/seal"
 )
@@ -180,6 +181,27 @@ func revokeZone(_ context.Context, zone string) error {
 		return fmt.Errorf("revoke zone %s: %w", zone, resource.ErrNotFound)
 	}
 	return nil
+}
+
+// lacks is the peers of a test: zone east and global lack one thing, zone west does not exist.
+type lacks struct{}
+
+func (lacks) Pending(zone string) ([]exchange.PendingRemoval, error) {
+	if zone == "west" {
+		return nil, fmt.Errorf("zone %s: %w", zone, resource.ErrNotFound)
+	}
+	if zone != "east" && zone != "" {
+		return nil, nil
+	}
+	return []exchange.PendingRemoval{{
+		Scope: "mesh/default", ID: "kri_mt_default_" + zone + "__slow_", Key: resource.Key{Type: "MeshTimeout", Mesh: "default", Name: "slow-x7"},
+		Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	}}, nil
+}
+
+func (l lacks) Confirm(_ context.Context, zone string) (int, error) {
+	list, err := l.Pending(zone)
+	return len(list), err
 }
 
 // spread is zones that receive everything at once, never compute it, and of which one does not even know.
@@ -413,6 +435,9 @@ func play(t *testing.T, ar *txtar.Archive) *txtar.Archive {
 		if mode == rest.Global {
 			c.Zone = ""
 			c.Join, c.Revoke, c.Propagation = joinToken, revokeZone, spread{}
+		}
+		if mode != rest.Standalone {
+			c.Adoption = lacks{}
 		}
 	})
 	if mode == rest.Zone { // meshes come from global

@@ -31,6 +31,7 @@ import (
 	"github.com/causeway-mesh/causeway/store/authority"
 	"github.com/causeway-mesh/causeway/store/backend"
 	"github.com/causeway-mesh/causeway/store/catalog"
+	"github.com/causeway-mesh/causeway/store/exchange"
 )
 
 const (
@@ -237,7 +238,7 @@ func (g *Global) openAPI(ctx context.Context) error {
 	var err error
 	g.api, err = rest.New(rest.Config{
 		Catalog: g.catalog, Mode: rest.Global, OnMeshCreated: hosting.MeshDefaults, Insights: g.board,
-		Join: g.NewJoinToken, Revoke: g.access.Revoke, Propagation: g.board,
+		Join: g.NewJoinToken, Revoke: g.access.Revoke, Propagation: g.board, Adoption: exchange.Adoption{Catalog: g.catalog},
 		EffectiveConfig: func() any { return hosting.Shown(g.cfg) },
 		About:           rest.About{Version: g.cfg.Version, InstanceID: g.instance},
 		Log:             g.log, Registerer: g.registry,

@@ -26,6 +26,7 @@ import (
 	"github.com/causeway-mesh/causeway/store"
 	"github.com/causeway-mesh/causeway/store/backend"
 	"github.com/causeway-mesh/causeway/store/catalog"
+	"github.com/causeway-mesh/causeway/store/exchange"
 	"github.com/causeway-mesh/causeway/zone-cp/agents"
 	"github.com/causeway-mesh/causeway/zone-cp/derive"
 	"github.com/causeway-mesh/causeway/zone-cp/identity"
@@ -236,13 +237,14 @@ func (z *Zone) assemble(ctx context.Context) error {
 func (z *Zone) openAPI(ctx context.Context) error {
 	z.observed, z.shown = &insights{}, &shown{}
 	mode := rest.Standalone
+	var adoption rest.Adoption
 	if z.federated() {
-		mode = rest.Zone
+		mode, adoption = rest.Zone, exchange.Adoption{Catalog: z.catalog, Zone: z.cfg.Zone}
 	}
 	var err error
 	z.api, err = rest.New(rest.Config{
 		Catalog: z.catalog, Mode: mode, Zone: z.cfg.Zone, Insights: z.observed, Complete: z.shown.complete,
-		OnMeshCreated:   hosting.MeshDefaults,
+		OnMeshCreated: hosting.MeshDefaults, Adoption: adoption,
 		EffectiveConfig: func() any { return hosting.Shown(z.cfg) },
 		About:           rest.About{Version: z.cfg.Version, InstanceID: z.instance},
 		Log:             z.log, Registerer: z.registry,
