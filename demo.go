@@ -1,55 +1,216 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/causeway-mesh/causeway/deploy/demo"
 )
 
+// demoStoreVariable names a PostgreSQL database for the demo's global control plane.
+const demoStoreVariable = "CAUSEWAY_DEMO_STORE"
+
 func (p *program) demoCommand() *cobra.Command {
-	return group("demo", "Run a whole mesh on this machine, to try it",
-		"  causeway demo up\n  causeway demo run --check", p.demoUpCommand(), p.demoRunCommand())
+	return group("demo", "Run a mesh of two zones on this machine, break it and heal it",
+		"  causeway demo up\n  causeway demo break east/catalog\n  causeway demo heal",
+		p.demoUpCommand(), p.demoBreakCommand(), p.demoHealCommand(), p.demoStatusCommand(), p.demoDownCommand(), p.demoRunCommand())
 }
 
 func (p *program) demoUpCommand() *cobra.Command {
-	o := demo.Options{Out: p.stdout}
+	var o demo.Options
 	cmd := &cobra.Command{
 		Use: "up", Short: "Start the demo and keep it running until Ctrl-C",
-		Long: `up starts a zone control plane and the services web, catalog and stock, two instances each behind sidecar Envoys,
-with identities, permissions and a little traffic. It binds loopback addresses only, needs no root, and takes down all it started.`,
-		Example: "  causeway demo up\n  causeway demo up --rate 50",
+		Long: `up starts a global control plane, the zones east and west with a control plane and an ingress each, and in both zones
+the services web, catalog and stock, two instances each behind sidecar Envoys. Mutual TLS is on, what no policy permits is refused, and
+20 requests per second go to web in east. It binds loopback addresses only, needs no root, and takes down all it started when it ends.
+
+Global keeps its data in an embedded store, or in the empty PostgreSQL database that CAUSEWAY_DEMO_STORE names.`,
+		Example: "  causeway demo up\n  causeway demo up --rate 50\n  CAUSEWAY_DEMO_STORE=postgres://localhost/demo causeway demo up",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.demo(cmd, o) },
 	}
-	cmd.Flags().IntVar(&o.Rate, "rate", 20, "requests per second to web")
-	cmd.Flags().BoolVar(&o.Keep, "keep", false, "leave the directory with the logs behind")
+	demoFlags(cmd, &o)
 	return cmd
 }
 
 func (p *program) demoRunCommand() *cobra.Command {
-	o := demo.Options{Out: p.stdout}
+	var o demo.Options
 	cmd := &cobra.Command{
 		Use: "run", Short: "Play the story of the demo unattended",
-		Long: `run starts the demo, stops, kills and revives its parts under load, and checks what users see at every step.
+		Long: `run starts a demo of its own, stops, kills and heals its parts under load, and checks what users see at every step.
 It ends with exit code 1 on any deviation, and then says where the logs are.`,
 		Example: "  causeway demo run --check\n  causeway demo run --check --keep",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.demo(cmd, o) },
 	}
 	cmd.Flags().BoolVar(&o.Check, "check", true, "check every step")
-	cmd.Flags().IntVar(&o.Rate, "rate", 20, "requests per second to web")
-	cmd.Flags().BoolVar(&o.Keep, "keep", false, "leave the directory with the logs behind")
+	demoFlags(cmd, &o)
 	return cmd
 }
 
+func demoFlags(cmd *cobra.Command, o *demo.Options) {
+	cmd.Flags().IntVar(&o.Rate, "rate", 20, "requests per second to web")
+	cmd.Flags().BoolVar(&o.Keep, "keep", false, "leave the directory with the logs behind")
+}
+
 func (p *program) demo(cmd *cobra.Command, o demo.Options) error {
-	binary, err := os.Executable()
-	if err != nil {
+	var err error
+	if o.Binary, err = os.Executable(); err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	o.Binary = binary
-	return demo.Run(cmd.Context(), o)
+	if o.Dir, err = p.demoDir(); err != nil {
+		return err
+	}
+	o.Out, o.Environ, o.PostgreSQL = p.stdout, p.environ, p.env(demoStoreVariable)
+	return demoHint(demo.Run(cmd.Context(), o))
+}
+
+// demoDir is where a user's running demo is found: below $XDG_RUNTIME_DIR, or else in the cache.
+func (p *program) demoDir() (string, error) {
+	if dir := p.env("XDG_RUNTIME_DIR"); dir != "" {
+		return demo.ControlDir(dir), nil
+	}
+	if dir := p.env("XDG_CACHE_HOME"); dir != "" {
+		return demo.ControlDir(dir), nil
+	}
+	home := p.env("HOME")
+	if home == "" {
+		return "", errors.New("find the demo: none of XDG_RUNTIME_DIR, XDG_CACHE_HOME and HOME is set")
+	}
+	return demo.ControlDir(filepath.Join(home, ".cache")), nil
+}
+
+func demoHint(err error) error {
+	switch {
+	case errors.Is(err, demo.ErrNotRunning):
+		return hintError{err, "causeway demo up starts one"}
+	case errors.Is(err, demo.ErrRunning):
+		return hintError{err, "causeway demo status shows it, causeway demo down ends it"}
+	}
+	return err
+}
+
+func (p *program) runningDemo() (*demo.Running, error) {
+	dir, err := p.demoDir()
+	if err != nil {
+		return nil, err
+	}
+	return demo.Find(dir), nil
+}
+
+// demoPart is what of the demo a command is about.
+type demoPart struct{ gateway, plane, zone bool }
+
+func (t *demoPart) flags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&t.gateway, "gateway", false, "the ingress of the zone")
+	cmd.Flags().BoolVar(&t.plane, "control-plane", false, "the control plane of the zone")
+	cmd.Flags().BoolVar(&t.zone, "whole-zone", false, "the control plane, ingress and services of the zone")
+	cmd.MarkFlagsMutuallyExclusive("gateway", "control-plane", "whole-zone")
+}
+
+// name is the part's name in the demo. Only healing takes a zone without saying what of it.
+func (t demoPart) name(cmd *cobra.Command, arg string, needed bool) (string, error) {
+	switch whole := filepath.Base(arg) == arg && arg != "global" && arg != ""; {
+	case !whole && (t.gateway || t.plane || t.zone):
+		return "", usageError{fmt.Errorf("%s takes no other flag than a zone's name does", cmd.CommandPath()), cmd.CommandPath()}
+	case t.gateway:
+		return arg + "/gateway", nil
+	case t.plane:
+		return arg + "/control-plane", nil
+	case whole && needed && !t.zone:
+		return "", usageError{
+			fmt.Errorf("say what of zone %s: %s/web, %s/catalog or %s/stock, or add --gateway, --control-plane or --whole-zone", arg, arg, arg, arg),
+			cmd.CommandPath(),
+		}
+	}
+	return arg, nil
+}
+
+func (p *program) demoBreakCommand() *cobra.Command {
+	var t demoPart
+	var kill bool
+	cmd := &cobra.Command{
+		Use: "break global|ZONE/SERVICE|ZONE", Short: "Stop a part of the running demo and see who answers then", Args: cobra.ExactArgs(1),
+		Long: `break stops a part of the running demo: both instances of a service in a zone, a zone's ingress, its control plane or all of it,
+or the global control plane. They stop as in an orderly shutdown, or are killed with --kill. It returns when traffic has found its way, and
+says which way and what users saw meanwhile.`,
+		Example: `  causeway demo break east/catalog
+  causeway demo break east/catalog --kill
+  causeway demo break west --gateway
+  causeway demo break west --whole-zone
+  causeway demo break global`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, err := t.name(cmd, args[0], true)
+			if err != nil {
+				return err
+			}
+			r, err := p.runningDemo()
+			if err != nil {
+				return err
+			}
+			return demoHint(r.Break(cmd.Context(), name, kill, p.stdout))
+		},
+	}
+	t.flags(cmd)
+	cmd.Flags().BoolVar(&kill, "kill", false, "kill at once instead of an orderly shutdown")
+	return cmd
+}
+
+func (p *program) demoHealCommand() *cobra.Command {
+	var t demoPart
+	cmd := &cobra.Command{
+		Use: "heal [global|ZONE/SERVICE|ZONE]", Short: "Start what is broken in the running demo, all of it or one part", Args: cobra.MaximumNArgs(1),
+		Long:    `heal starts what was broken, waits until traffic has come home, and says which way it takes and what users saw meanwhile.`,
+		Example: "  causeway demo heal\n  causeway demo heal east/catalog\n  causeway demo heal west --gateway",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, err := t.name(cmd, append(args, "")[0], false)
+			if err != nil {
+				return err
+			}
+			r, err := p.runningDemo()
+			if err != nil {
+				return err
+			}
+			return demoHint(r.Heal(cmd.Context(), name, p.stdout))
+		},
+	}
+	t.flags(cmd)
+	return cmd
+}
+
+func (p *program) demoStatusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "Show what runs of the demo, what is broken, and who answers", Args: cobra.NoArgs,
+		Example: "  causeway demo status",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := p.runningDemo()
+			if err != nil {
+				return err
+			}
+			s, err := r.Status(cmd.Context())
+			if err != nil {
+				return demoHint(err)
+			}
+			_, err = fmt.Fprint(p.stdout, s)
+			return err
+		},
+	}
+}
+
+func (p *program) demoDownCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "down", Short: "End the running demo and all it started", Args: cobra.NoArgs,
+		Example: "  causeway demo down",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := p.runningDemo()
+			if err != nil {
+				return err
+			}
+			return demoHint(r.Down(cmd.Context(), p.stdout))
+		},
+	}
 }

@@ -1,5 +1,6 @@
-// Package demo runs a whole mesh on this machine for people to try: one zone control plane, three services with two instances
-// each behind sidecar Envoys, identities, permissions and a little traffic. Everything is the real thing in processes of its own.
+// Package demo runs a whole mesh of two zones on this machine for people to try: a global control plane, two zones with a control plane
+// and an ingress each, three services with two instances in both zones behind sidecar Envoys, identities, permissions and a little
+// traffic; and it breaks and heals parts of it on demand. Everything is the real thing in processes of its own.
 // It is for looking at, not for production: it binds loopback addresses only and keeps nothing when it ends.
 package demo
 
@@ -10,20 +11,21 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/causeway-mesh/causeway/api"
-	"github.com/causeway-mesh/causeway/api/client"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/causeway-mesh/causeway/dataplane/envoy"
 )
 
 // Options of a demo.
 type Options struct {
-	// Binary is the causeway program whose control plane and agents are run.
+	// Binary is the causeway program whose control planes and agents are run.
 	Binary string
+	// Environ is the environment of what is run; settings of Causeway in it are left out.
+	Environ []string
 	// Out is where progress is told.
 	Out io.Writer
 	// Check plays the whole story unattended and fails on any deviation, instead of running until the context ends.
@@ -32,170 +34,197 @@ type Options struct {
 	Rate int
 	// Keep leaves the directory with logs behind.
 	Keep bool
+	// PostgreSQL is the DSN of an empty database for global; without it global has the embedded store.
+	PostgreSQL string
+	// Dir is the private directory in which other commands of this user find the running demo. A demo that checks itself has its own.
+	Dir string
 }
-
-// zone is the name of the demo's zone.
-const zone = "east"
 
 // A Demo is a running demo.
 type Demo struct {
-	opts   Options
-	dir    string
-	block  string // first three bytes of the addresses of instances
-	client *client.Client
-	api    string
-	agents string
-	zone   *child
-	nodes  []*instance
+	opts    Options
+	dir     string
+	block   string // first two bytes of all its addresses
+	began   time.Time
+	envoy   string
+	global  *plane
+	zones   []*zone
+	traffic traffic
+	door    net.Listener // where people send requests
+	control *control
+	end     context.CancelFunc
+
+	acting sync.Mutex // held while something is broken or healed
+	mu     sync.Mutex // guards which processes there are, and the output
 	work   sync.WaitGroup
 }
 
 // services are the demo's services in the order of their calls.
 var services = []string{"web", "catalog", "stock"}
 
+// zoneNames are its zones; requests come in at the first.
+var zoneNames = []string{"east", "west"}
+
+// instancesEach is how many instances a service has in a zone.
+const instancesEach = 2
+
 // Run starts everything, then plays the story or waits for the end of ctx, and takes down all it started.
 func Run(ctx context.Context, o Options) (err error) {
 	if o.Rate <= 0 {
 		o.Rate = 20
 	}
-	dir, err := os.MkdirTemp("", "cwdemo")
-	if err != nil {
+	d := &Demo{opts: o, began: time.Now()}
+	if d.envoy, err = envoy.Find(ctx); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
-	d := &Demo{opts: o, dir: dir, block: fmt.Sprintf("127.%d.%d", 100+os.Getpid()%100, 1+os.Getpid()/100%250)}
-	defer func() {
-		d.down()
-		switch {
-		case o.Keep || err != nil && ctx.Err() == nil:
-			d.say("Logs are in %s", dir)
-		default:
-			err = errors.Join(err, os.RemoveAll(dir))
-		}
-	}()
-	start := time.Now()
-	if err := d.up(ctx); err != nil {
+	if d.dir, err = os.MkdirTemp("", "cwdemo"); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
-	d.say("Ready after %s.", time.Since(start).Round(100*time.Millisecond))
 	if o.Check {
-		return d.check(ctx)
+		d.opts.Dir = ControlDir(d.dir)
+	}
+	run, end := context.WithCancel(ctx)
+	defer end()
+	d.end = end
+	if d.control, err = listenControl(d.opts.Dir); err != nil {
+		return errors.Join(fmt.Errorf("demo: %w", err), os.RemoveAll(d.dir))
+	}
+	defer func() {
+		d.takeDown()
+		if o.Keep || err != nil && ctx.Err() == nil {
+			d.say("Logs are in %s", d.dir)
+		}
+		err = errors.Join(err, d.control.close(d.keeping(o.Keep || err != nil && ctx.Err() == nil)))
+	}()
+	if err := d.up(run); err != nil {
+		return d.unlessEnded(run, fmt.Errorf("demo: %w", err))
+	}
+	d.serve(run)
+	if o.Check {
+		return d.check(run)
 	}
 	d.introduce()
-	return d.showTraffic(ctx)
+	d.showTraffic(run)
+	return nil
 }
 
-func (d *Demo) say(format string, args ...any) { fmt.Fprintf(d.opts.Out, format+"\n", args...) }
+// unlessEnded makes the end that somebody asked for no failure.
+func (d *Demo) unlessEnded(run context.Context, err error) error {
+	if !d.opts.Check && run.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (d *Demo) keeping(keep bool) func() error {
+	return func() error {
+		if keep {
+			return nil
+		}
+		return os.RemoveAll(d.dir)
+	}
+}
+
+func (d *Demo) say(format string, args ...any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	fmt.Fprintf(d.opts.Out, format+"\n", args...)
+}
+
+// done tells of one thing that is up.
+func (d *Demo) done(what, format string, args ...any) {
+	d.say(" ✓ %-13s %s", what, fmt.Sprintf(format, args...))
+}
 
 func (d *Demo) up(ctx context.Context) error {
-	d.say("Starting the control plane of zone %s …", zone)
-	if err := d.startZone(ctx); err != nil {
+	if err := d.takeBlock(ctx); err != nil {
 		return err
 	}
-	d.say("Starting %s, two instances each, behind sidecar Envoys …", strings.Join(services, " → "))
-	if err := d.apply(ctx, identity); err != nil {
+	if err := d.prepare(); err != nil {
 		return err
 	}
-	for i, name := range services {
-		next := ""
-		if i+1 < len(services) {
-			next = services[i+1]
-		}
-		for n := 1; n <= 2; n++ {
-			inst, err := d.newInstance(ctx, name, next, i+1, n)
-			if err != nil {
-				return err
-			}
-			d.nodes = append(d.nodes, inst)
-			if err := inst.start(ctx); err != nil {
-				return err
-			}
+	if err := d.startGlobal(ctx); err != nil {
+		return err
+	}
+	start, startCtx := errgroup.WithContext(ctx)
+	for _, z := range d.zones {
+		start.Go(func() error { return z.join(startCtx) })
+	}
+	if err := start.Wait(); err != nil {
+		return err
+	}
+	for _, z := range d.zones {
+		if err := d.untilAnswers(ctx, z); err != nil {
+			return err
 		}
 	}
-	d.say("Waiting for a request to be refused by everyone, as nothing is permitted yet …")
-	if err := d.until(ctx, "a refusal with 403 by catalog", func() (string, bool) {
-		r := d.ask(ctx)
-		return r.String(), r.Next != nil && r.Next.Status == 403
-	}); err != nil {
+	d.done("services", "web → catalog → stock in %s and %s, two instances each, behind Envoys with mutual TLS", zoneNames[0], zoneNames[1])
+	if err := d.untilReachable(ctx); err != nil {
 		return err
 	}
-	d.say("Permitting web → catalog → stock …")
-	if err := d.apply(ctx, permissions); err != nil {
-		return err
-	}
-	return d.until(ctx, "an answer through all three services", func() (string, bool) {
-		r := d.ask(ctx)
-		return r.String(), r.complete()
-	})
+	d.done("ingresses", "each zone reaches the other")
+	return nil
 }
 
-func (d *Demo) startZone(ctx context.Context) error {
-	var err error
-	if d.api, err = freeAddress(ctx, "127.0.0.1"); err != nil {
-		return err
-	}
-	if d.agents, err = freeAddress(ctx, "127.0.0.1"); err != nil {
-		return err
-	}
-	return d.startZoneAgain(ctx)
-}
-
-// startZoneAgain runs the control plane on the addresses it has.
-func (d *Demo) startZoneAgain(ctx context.Context) error {
-	work := filepath.Join(d.dir, "zone")
-	var err error
-	if d.zone, err = d.spawn(ctx, "zone-"+zone, "run", "zone", "--zone", zone, "--work-dir", work,
-		"--api-address", d.api, "--agents-address", d.agents, "--diagnostics-address", "", "--agents-deregister-after", "1s"); err != nil {
-		return err
-	}
-	token := filepath.Join(work, "admin.token")
-	return d.until(ctx, "the control plane answers", func() (string, bool) {
-		if d.client == nil {
-			c, err := client.New(client.Config{Server: "https://" + d.api, TokenFile: token, CAFile: filepath.Join(work, "tls", "ca.pem")})
-			if err != nil {
-				return err.Error(), false
-			}
-			d.client = c
-		}
-		mesh, _ := api.Kinds().ByName("Mesh")
-		_, err := d.client.Get(ctx, mesh, "", "default")
-		return fmt.Sprint(err), err == nil
-	})
-}
-
-// apply writes the resources of a YAML text in one batch.
-func (d *Demo) apply(ctx context.Context, text string) error {
-	docs, err := api.Kinds().DecodeYAML([]byte(text), true)
+// prepare says what there will be, before anything runs.
+func (d *Demo) prepare() error {
+	global, err := d.newGlobal()
 	if err != nil {
-		return fmt.Errorf("apply: %w", err)
+		return err
 	}
-	for _, doc := range docs {
-		k, _ := api.Kinds().ByName(doc.Type)
-		body, err := k.Encode(doc.Resource, nil)
-		if err != nil {
-			return fmt.Errorf("apply: %w", err)
-		}
-		if _, err := d.client.Put(ctx, k, doc.Mesh, doc.Name, body, client.Precondition{}); err != nil {
-			return fmt.Errorf("apply %s: %w", doc.Key(), err)
-		}
+	d.global = global
+	for i, name := range zoneNames {
+		d.zones = append(d.zones, d.newZone(name, i+1))
 	}
 	return nil
 }
 
-// remove deletes a resource of the default mesh.
-func (d *Demo) remove(ctx context.Context, typ, name string) error {
-	k, err := api.Kinds().Lookup(typ)
-	if err != nil {
-		return err
-	}
-	if err := d.client.Delete(ctx, k, "default", name, client.Precondition{}); err != nil {
-		return fmt.Errorf("delete %s %s: %w", typ, name, err)
-	}
-	return nil
+// untilAnswers waits for an answer through all three services of a zone.
+func (d *Demo) untilAnswers(ctx context.Context, z *zone) error {
+	return d.until(ctx, "an answer through all three services of zone "+z.name, func() (string, bool) {
+		a := z.service(services[0])[0].ask(ctx)
+		return a.String(), a.complete() && a.route() == route(z.name, z.name, z.name)
+	})
 }
+
+// serve lets people in and traffic flow, until ctx ends.
+func (d *Demo) serve(ctx context.Context) {
+	d.work.Go(func() { d.serveDoor(ctx) })
+	d.work.Go(func() { d.load(ctx) })
+	d.control.serve(d.handler(ctx))
+}
+
+// firstBlock and lastBlock bound the 127.X.0.0/16 of which a demo takes one for itself.
+const (
+	firstBlock = 20
+	lastBlock  = 69
+	doorPort   = 8080
+)
+
+// takeBlock takes the first block that no other demo has. Fixed ports in a block of one's own collide with nobody's.
+func (d *Demo) takeBlock(ctx context.Context) error {
+	var lc net.ListenConfig
+	var err error
+	for x := firstBlock; x <= lastBlock; x++ {
+		d.block = fmt.Sprintf("127.%d", x)
+		if d.door, err = lc.Listen(ctx, "tcp", d.at(0, 1, doorPort)); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("find loopback addresses for the demo, which needs all of 127.0.0.0/8 on the loopback interface, as Linux has it: %w", err)
+}
+
+// ip is a host of the demo: row 0 is global's, the others are those of zones.
+func (d *Demo) ip(row, host int) string { return fmt.Sprintf("%s.%d.%d", d.block, row, host) }
+
+func (d *Demo) at(row, host, port int) string { return fmt.Sprintf("%s:%d", d.ip(row, host), port) }
+
+// patience is how long anything may take that will come; a busy machine is no failure.
+const patience = 3 * time.Minute
 
 // until waits for a named condition; the last state is told when it does not come.
 func (d *Demo) until(ctx context.Context, what string, cond func() (state string, ok bool)) error {
-	limit := time.NewTimer(30 * time.Second)
+	limit := time.NewTimer(patience)
 	defer limit.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -205,115 +234,53 @@ func (d *Demo) until(ctx context.Context, what string, cond func() (state string
 			return nil
 		}
 		for _, c := range d.children() {
-			if c.ended() && !c.stopping {
-				return fmt.Errorf("wait until %s: %s ended: %s", what, c.name, c.lastWords())
+			if c.ended() && !c.stopping.Load() {
+				return fmt.Errorf("wait for %s: %s ended: %s", what, c.name, c.lastWords())
 			}
 		}
 		select {
 		case <-tick.C:
 		case <-limit.C:
-			return fmt.Errorf("not within 30s: %s; last seen: %s", what, state)
+			return fmt.Errorf("not within %s: %s; last seen: %s", patience, what, state)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-func (d *Demo) children() []*child {
-	out := []*child{d.zone}
-	for _, n := range d.nodes {
-		if n.agent != nil {
-			out = append(out, n.agent)
+func (d *Demo) file(name string) string { return filepath.Join(d.dir, name) }
+
+// write makes a file that only this user reads.
+func (d *Demo) write(name, text string) (string, error) {
+	if err := os.WriteFile(d.file(name), []byte(text), 0o600); err != nil {
+		return "", fmt.Errorf("prepare %s: %w", name, err)
+	}
+	return d.file(name), nil
+}
+
+// takeDown ends everything: proxies first, so that nobody misses a control plane.
+func (d *Demo) takeDown() {
+	d.end()
+	var proxies, planes []unit
+	for _, p := range d.parts() {
+		if p.kind == kindService || p.kind == kindGateway {
+			proxies = append(proxies, p.unit...)
+		} else {
+			planes = append(planes, p.unit...)
 		}
 	}
-	return out
-}
-
-// down ends everything, agents first so that nobody misses the control plane.
-func (d *Demo) down() {
-	for _, n := range d.nodes {
-		n.agentStop(false)
+	stopAll(proxies, false)
+	stopAll(planes, false)
+	for _, z := range d.zones {
+		for _, i := range z.instances {
+			i.close()
+		}
 	}
-	for _, n := range d.nodes {
-		n.wait()
-		n.closeApp()
-	}
-	if d.zone != nil {
-		d.zone.stop(false)
-		<-d.zone.done
-	}
-	if d.client != nil {
-		d.client.Close()
+	if d.door != nil {
+		_ = d.door.Close() // closed already when it was served
 	}
 	d.work.Wait()
-}
-
-func freeAddress(ctx context.Context, host string) (string, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", host+":0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
+	for _, p := range planes {
+		p.(*plane).close()
 	}
-	return l.Addr().String(), l.Close()
-}
-
-// A child is a process of the demo with its log.
-type child struct {
-	name     string
-	cmd      *exec.Cmd
-	log      string
-	done     chan struct{}
-	stopping bool
-}
-
-func (d *Demo) spawn(ctx context.Context, name string, args ...string) (*child, error) {
-	path := filepath.Join(d.dir, name+".log")
-	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
-	}
-	defer log.Close()
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), d.opts.Binary, args...)
-	cmd.Stdout, cmd.Stderr = log, log
-	dieWithParent(cmd)
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
-	}
-	c := &child{name: name, cmd: cmd, log: path, done: make(chan struct{})}
-	d.work.Add(1)
-	go func() {
-		defer d.work.Done()
-		_ = cmd.Wait() // how it ended stands in its log
-		close(c.done)
-	}()
-	return c, nil
-}
-
-func (c *child) ended() bool {
-	select {
-	case <-c.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// stop asks the process to end, or kills it.
-func (c *child) stop(kill bool) {
-	c.stopping = true
-	sig := os.Interrupt
-	if kill {
-		sig = os.Kill
-	}
-	_ = c.cmd.Process.Signal(sig) // it may have ended
-}
-
-// lastWords is the end of the log.
-func (c *child) lastWords() string {
-	b, err := os.ReadFile(c.log)
-	if err != nil {
-		return err.Error()
-	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	return strings.Join(lines[max(0, len(lines)-3):], " | ")
 }

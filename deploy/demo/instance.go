@@ -7,76 +7,53 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/causeway-mesh/causeway/api/client"
 )
 
-// servicePort is the port of every service in the mesh.
-const servicePort = 18080
-
-// An instance is one workload and its sidecar.
+// An instance is one workload and its sidecar. The workload runs in this process, everything else in its own.
 type instance struct {
-	d             *Demo
-	service, name string
-	next          string
-	address       string // of the sidecar's inbound
+	*proxy
+	service, next string
 	app           *http.Server
-	appAddress    string
-	outbound      string // where the sidecar listens for calls of the next service
-	shortcut      string // where web tries to reach stock, which nobody permits
-	agent         *child
-	files         struct{ dataplane, token string }
 }
 
-func (d *Demo) newInstance(ctx context.Context, service, next string, row, n int) (*instance, error) {
-	i := &instance{d: d, service: service, next: next, name: fmt.Sprintf("%s-%d", service, n), address: fmt.Sprintf("%s.%d", d.block, 10*row+n)}
-	i.files.dataplane = filepath.Join(d.dir, i.name+".yaml")
-	i.files.token = filepath.Join(d.dir, i.name+".token")
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", i.name, err)
-	}
-	i.appAddress = l.Addr().String()
-	if i.outbound, err = freeAddress(ctx, "127.0.0.1"); err != nil {
-		return nil, err
-	}
-	if i.shortcut, err = freeAddress(ctx, "127.0.0.1"); err != nil {
-		return nil, err
+// The ports of a workload's host, beside that of its sidecar.
+const (
+	appPort      = 8080
+	nextPort     = 8081 // where the sidecar listens for calls of the next service
+	shortcutPort = 8082 // where web tries to reach stock, which nobody permits
+)
+
+func (z *zone) newInstance(service string, position, n int) *instance {
+	i := &instance{proxy: z.newProxy(fmt.Sprintf("%s-%d", service, n), 10*(position+1)+n), service: service}
+	if position+1 < len(services) {
+		i.next = services[position+1]
 	}
 	i.app = &http.Server{Handler: i, ReadHeaderTimeout: 5 * time.Second}
-	d.work.Add(1)
-	go func() {
-		defer d.work.Done()
-		_ = i.app.Serve(l) // ends when it is closed
-	}()
-	return i, i.prepare(ctx)
+	return i
 }
 
-// prepare writes the Dataplane and fetches its token.
-func (i *instance) prepare(ctx context.Context) error {
-	var out strings.Builder
-	backend := func(at, service string) {
-		_, port, _ := net.SplitHostPort(at)
-		fmt.Fprintf(&out, "  - {address: 127.0.0.1, port: %s, backendRef: {kind: MeshService, name: %s, port: %d}}\n", port, service, servicePort)
+// serve starts the workload.
+func (i *instance) serve(ctx context.Context) error {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", i.at(appPort))
+	if err != nil {
+		return fmt.Errorf("start %s: %w", i.id(), err)
 	}
-	if i.next != "" {
-		backend(i.outbound, i.next)
-	}
-	if i.service == services[0] {
-		backend(i.shortcut, services[len(services)-1])
-	}
-	outbounds := ""
-	if out.Len() > 0 {
-		outbounds = "  outbound:\n" + out.String()
-	}
-	_, appPort, _ := net.SplitHostPort(i.appAddress)
-	text := fmt.Sprintf(`type: Dataplane
+	i.zone.d.work.Go(func() {
+		_ = i.app.Serve(l) // ends when it is closed
+	})
+	return nil
+}
+
+func (i *instance) close() { _ = i.app.Close() }
+
+func (i *instance) manifest() string {
+	ip := i.zone.d.ip(i.zone.row, i.host)
+	var b strings.Builder
+	fmt.Fprintf(&b, `type: Dataplane
 mesh: default
 name: %s
 labels: {kuma.io/workload: %s}
@@ -85,48 +62,33 @@ networking:
   inbound:
   - name: http
     port: %d
-    servicePort: %s
-    serviceAddress: 127.0.0.1
+    servicePort: %d
+    serviceAddress: %s
     protocol: http
     serviceProbe: {interval: 1s, tcp: {}}
-%s`, i.name, i.service, i.address, servicePort, appPort, outbounds)
-	if err := os.WriteFile(i.files.dataplane, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("prepare %s: %w", i.name, err)
+`, i.name, i.service, ip, servicePort, appPort, ip)
+	outbound := func(port int, service string) {
+		fmt.Fprintf(&b, "  - {address: %s, port: %d, backendRef: {kind: MeshMultiZoneService, labels: {kuma.io/display-name: %s}, port: %d}}\n",
+			ip, port, service, servicePort)
 	}
-	token, err := i.d.client.NewDataplaneToken(ctx, client.DataplaneToken{Mesh: "default", Name: i.name, Workload: i.service, ValidFor: "24h"})
-	if err != nil {
-		return fmt.Errorf("prepare %s: %w", i.name, err)
+	if i.next != "" {
+		b.WriteString("  outbound:\n")
+		outbound(nextPort, i.next)
 	}
-	return os.WriteFile(i.files.token, []byte(token), 0o600)
+	if i.service == services[0] {
+		outbound(shortcutPort, services[len(services)-1])
+	}
+	return b.String()
 }
 
-// start runs the agent, which runs Envoy.
-func (i *instance) start(ctx context.Context) error {
-	var err error
-	i.agent, err = i.d.spawn(ctx, "agent-"+i.name, "run", "dataplane",
-		"--dataplane-file", i.files.dataplane, "--dataplane-token-file", i.files.token,
-		"--zone-addresses", i.d.agents, "--zone-ca-file", filepath.Join(i.d.dir, "zone", "tls", "ca.pem"),
-		"--runtime-dir", filepath.Join(i.d.dir, "run"), "--drain-time", "5s", "--bind-outbounds=false")
-	return err
-}
-
-func (i *instance) agentStop(kill bool) {
-	if i.agent != nil {
-		i.agent.stop(kill)
-	}
-}
-
-func (i *instance) wait() {
-	if i.agent != nil {
-		<-i.agent.done
-	}
-}
-
-func (i *instance) closeApp() { _ = i.app.Close() }
+// ask is a request of a user to the workload.
+func (i *instance) ask(ctx context.Context) answer { return *call(ctx, "http://"+i.at(appPort)+"/") }
 
 // An answer is what a service says, with what the next one said to it.
 type answer struct {
 	Status   int     `json:"status"`
+	Service  string  `json:"service,omitempty"`
+	Zone     string  `json:"zone,omitempty"`
 	Instance string  `json:"instance,omitempty"`
 	Caller   string  `json:"caller,omitempty"` // SPIFFE ID that the sidecar saw
 	Error    string  `json:"error,omitempty"`
@@ -134,24 +96,39 @@ type answer struct {
 }
 
 // complete says that every service answered.
-func (a answer) complete() bool {
-	n := 1
-	for p := &a; ; n++ {
+func (a *answer) complete() bool {
+	n := 0
+	for p := a; p != nil; p = p.Next {
 		if p.Status != http.StatusOK {
 			return false
 		}
-		if p.Next == nil {
-			return n == len(services)
-		}
-		p = p.Next
+		n++
 	}
+	return n == len(services)
+}
+
+// route says which zones answered a complete request.
+func (a *answer) route() string {
+	var zones []string
+	for p := a; p != nil; p = p.Next {
+		zones = append(zones, p.Zone)
+	}
+	return route(zones...)
+}
+
+func route(zones ...string) string {
+	var hops []string
+	for i, z := range zones {
+		hops = append(hops, services[min(i, len(services)-1)]+"@"+z)
+	}
+	return strings.Join(hops, " → ")
 }
 
 // String shows the path of a request.
-func (a answer) String() string {
-	s := a.Instance
+func (a *answer) String() string {
+	s := a.Instance + "@" + a.Zone
 	if a.Status != http.StatusOK {
-		s += fmt.Sprintf("(%d %s)", a.Status, a.Error)
+		s = strings.TrimSpace(fmt.Sprintf("✗ %s %s", status(a.Status), a.Error))
 	}
 	if a.Next != nil {
 		s += " → " + a.Next.String()
@@ -159,15 +136,28 @@ func (a answer) String() string {
 	return s
 }
 
+func status(code int) string {
+	if code == 0 {
+		return "no answer"
+	}
+	return strconv.Itoa(code)
+}
+
 // ServeHTTP is the workload: it names itself and whoever its sidecar saw, and asks the next service.
 func (i *instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	a := answer{Status: http.StatusOK, Instance: i.name, Caller: caller(r.Header.Get("X-Forwarded-Client-Cert"))}
+	a := answer{
+		Status: http.StatusOK, Service: i.service, Zone: i.zone.name, Instance: i.name, Caller: caller(r.Header.Get("X-Forwarded-Client-Cert")),
+	}
 	switch {
 	case r.URL.Path == "/shortcut":
-		a.Next = call(r.Context(), "http://"+i.shortcut+"/")
+		a.Next = call(r.Context(), "http://"+i.at(shortcutPort)+"/")
 	case i.next != "":
-		a.Next = call(r.Context(), "http://"+i.outbound+"/")
+		a.Next = call(r.Context(), "http://"+i.at(nextPort)+"/")
 	}
+	reply(w, &a)
+}
+
+func reply(w http.ResponseWriter, a *answer) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(a) // the client may be gone
 }
@@ -184,6 +174,9 @@ func caller(xfcc string) string {
 
 var workloadClient = &http.Client{Timeout: 10 * time.Second}
 
+// maxAnswer bounds what one service reads of another.
+const maxAnswer = 64 << 10
+
 func call(ctx context.Context, url string) *answer {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -194,10 +187,10 @@ func call(ctx context.Context, url string) *answer {
 		return &answer{Error: err.Error()}
 	}
 	defer res.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	a := &answer{Status: res.StatusCode}
 	if err != nil || res.StatusCode != http.StatusOK {
-		a.Error = strconv.Quote(string(body))
+		a.Error = strings.TrimSpace(string(body))
 		return a
 	}
 	if err := json.Unmarshal(body, a); err != nil {

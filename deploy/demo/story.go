@@ -1,175 +1,81 @@
 package demo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
+
+	"github.com/causeway-mesh/causeway/api/mesh"
 )
 
-const identity = `
-type: MeshIdentity
-mesh: default
-name: identity
-spec:
-  selector: {dataplane: {matchLabels: {}}}
-  provider: {type: Bundled, bundled: {autogenerate: {enabled: true}, insecureAllowSelfSigned: true}}
-`
-
-const permissions = `
-type: MeshTrafficPermission
-mesh: default
-name: web-to-catalog
-spec:
-  targetRef: {kind: Dataplane, labels: {kuma.io/workload: catalog}}
-  rules: [{default: {allow: [{spiffeID: {type: Exact, value: "spiffe://default.east.mesh.local/workload/web"}}]}}]
----
-type: MeshTrafficPermission
-mesh: default
-name: catalog-to-stock
-spec:
-  targetRef: {kind: Dataplane, labels: {kuma.io/workload: stock}}
-  rules: [{default: {allow: [{spiffeID: {type: Exact, value: "spiffe://default.east.mesh.local/workload/catalog"}}]}}]
-`
-
-func (d *Demo) instance(name string) *instance {
-	return d.nodes[slices.IndexFunc(d.nodes, func(i *instance) bool { return i.name == name })]
-}
-
-// ask is one request of a user to the first instance of web.
-func (d *Demo) ask(ctx context.Context) answer {
-	return *call(ctx, "http://"+d.instance("web-1").appAddress+"/")
-}
-
 func (d *Demo) introduce() {
-	work := d.dir + "/zone"
 	d.say(`
-Zone %[1]s runs: API https://%[2]s
-  web → catalog → stock, two instances each; %[3]d requests per second.
+Ready after %s. Requests: %d per second to %s   Logs: %s
+
 Try in another terminal:
-  causeway context add demo --server https://%[2]s --ca-file %[4]s/tls/ca.pem --token-file %[4]s/admin.token
+  causeway demo break east/catalog         # both instances stop: west answers, no request fails
+  causeway demo status                     # what runs, and who answers
+  causeway demo heal                       # traffic comes home
+  causeway demo break global               # nothing stops: zones need global for changes only
+  causeway demo break west --whole-zone --kill
+Look at it, with global as the control plane that you talk to:
+  causeway context add demo --server https://%s --ca-file %s --token-file %s
+  causeway get zones
   causeway get dataplanes
-  causeway get meshservices
-  causeway describe dataplane web-1
-  causeway delete meshtrafficpermission web-to-catalog     # and watch web being refused
-  curl http://%[5]s/
-Ctrl-C takes everything down.
-`, zone, d.api, d.opts.Rate, work, d.instance("web-1").appAddress)
+  causeway delete meshtrafficpermission web-to-catalog     # refused in both zones at once
+"causeway demo down" or Ctrl-C takes everything down.
+`, time.Since(d.began).Round(100*time.Millisecond), d.opts.Rate, d.doorURL(), d.dir, d.global.api, d.global.caFile(), d.global.tokenFile())
 }
 
-// A tally counts the answers of a period.
-type tally struct {
-	sync.Mutex
-	total, failed int
-	by            map[string]int
-	first         string // the first failure
-}
-
-func (t *tally) add(a answer) {
-	t.Lock()
-	defer t.Unlock()
-	t.total++
-	if !a.complete() {
-		t.failed++
-		if t.first == "" {
-			t.first = a.String()
-		}
-		return
-	}
-	if t.by == nil {
-		t.by = map[string]int{}
-	}
-	t.by[a.Next.Instance]++
-	t.by[a.Next.Next.Instance]++
-}
-
-func (t *tally) String() string {
-	t.Lock()
-	defer t.Unlock()
-	var by []string
-	for _, k := range slices.Sorted(maps.Keys(t.by)) {
-		by = append(by, fmt.Sprintf("%s %d", k, t.by[k]))
-	}
-	s := fmt.Sprintf("%d requests, %d failed; answered by %s", t.total, t.failed, strings.Join(by, ", "))
-	if t.first != "" {
-		s += "; first failure: " + t.first
-	}
-	return s
-}
-
-// load sends requests at the demo's rate until ctx ends and gives every answer to take.
-func (d *Demo) load(ctx context.Context, take func(answer)) {
-	tick := time.NewTicker(time.Second / time.Duration(d.opts.Rate))
-	defer tick.Stop()
-	var sent sync.WaitGroup
-	defer sent.Wait()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			sent.Add(1)
-			go func() {
-				defer sent.Done()
-				take(d.ask(context.WithoutCancel(ctx)))
-			}()
-		}
-	}
-}
-
-// showTraffic prints a line every few seconds until ctx ends.
-func (d *Demo) showTraffic(ctx context.Context) error {
-	for ctx.Err() == nil {
-		var t tally
-		period, cancel := context.WithTimeout(ctx, 5*time.Second)
-		d.load(period, t.add)
-		cancel()
-		d.say("%s  %s", time.Now().Format(time.TimeOnly), &t)
-	}
-	return nil
-}
-
-// A step of the story is a sentence, what happens under load, and what must be true of the answers.
+// A step of the story is a sentence and what happens under load.
 type step struct {
 	what string
 	do   func(context.Context) error
-	want func(*tally) error
+	// rough says that requests may fail meanwhile, as nobody is left who could answer, or nobody may.
+	rough bool
 }
 
-// check plays the story.
+// check plays the story. What breaks and heals parts are the commands that people use.
 func (d *Demo) check(ctx context.Context) error {
+	east, west := d.zones[0], d.zones[1]
 	steps := []step{
-		{
-			"both instances of every service answer, nothing fails", func(ctx context.Context) error { return pause(ctx, 2*time.Second) },
-			answeredBy("catalog-1", "catalog-2", "stock-1", "stock-2"),
-		},
-		{"every service saw the identity of its caller", d.checkIdentities, nil},
-		{"web may not ask stock directly", d.checkShortcut, nil},
-		{"catalog-1 stops gracefully: no request fails", func(ctx context.Context) error {
-			i := d.instance("catalog-1")
-			i.agentStop(false)
-			i.wait()
-			return pause(ctx, time.Second)
-		}, answeredBy("catalog-2")},
-		{"catalog-1 comes back", func(ctx context.Context) error { return d.restart(ctx, "catalog-1") }, answeredBy("catalog-2")},
-		{"stock-2 is killed: no request fails with the default retries", func(ctx context.Context) error {
-			i := d.instance("stock-2")
-			i.agentStop(true)
-			i.wait()
-			return pause(ctx, 2*time.Second)
-		}, answeredBy("stock-1")},
-		{"stock-2 comes back", func(ctx context.Context) error { return d.restart(ctx, "stock-2") }, answeredBy("stock-1")},
-		{"the control plane is killed: traffic goes on", func(ctx context.Context) error {
-			d.zone.stop(true)
-			<-d.zone.done
-			return pause(ctx, 2*time.Second)
-		}, answeredBy("catalog-1", "catalog-2")},
-		{"it comes back and a permission that is taken away is in force", d.checkRevocation, nil},
+		{"requests stay in east, and both instances of every service answer", d.untilAnswered("catalog-1@east", "catalog-2@east", "stock-1@east", "stock-2@east"), false},
+		{"every service sees the identity of its caller", d.untilSeen(east, east, east), false},
+		{"web may not ask stock directly: what nobody permits is refused", d.checkShortcut, false},
+		{"a second demo is refused", d.checkSecond, false},
+
+		{"catalog stops in east: west answers", d.then(d.run("break", "east/catalog"), d.untilAnswered("catalog-1@west", "catalog-2@west")), false},
+		{"identities hold across zones", d.untilSeen(east, west, west), false},
+		{"the status says so", d.checkStatus("east/catalog"), false},
+		{"catalog is healed: traffic comes home", d.then(d.run("heal"), d.untilAnswered("catalog-1@east", "catalog-2@east")), false},
+		{"catalog is killed in east: west answers", d.run("break", "east/catalog", "--kill"), false},
+		{"the ingress of west is killed, too: nobody can answer", d.then(d.run("break", "west", "--gateway", "--kill"), d.untilWithdrawn), true},
+		{"the ingress is healed: west answers again", d.run("heal", "west", "--gateway"), true},
+		{"catalog is healed: traffic comes home", d.run("heal"), false},
+
+		{"a policy written at global spreads calls of stock over both zones", d.checkSpread, false},
+		{"the ingress of west stops: all calls stay in east", d.then(d.run("break", "west", "--gateway"), d.untilAlone(west)), false},
+		{"it is healed: west answers its part again", d.then(d.run("heal"), d.untilAnswered("stock-1@west", "stock-2@west")), false},
+		{"the policy is deleted: traffic comes home", d.then(d.removing("MeshLoadBalancingStrategy", "spread-stock"), d.settle), false},
+
+		{"global is killed: traffic goes on", d.then(d.run("break", "global", "--kill"), d.untilMore), false},
+		{"zones fail over without global", d.run("break", "east/catalog"), false},
+		{"and come home without it", d.run("heal", "east/catalog"), false},
+		{"global is healed: a permission that is taken away is in force in both zones", d.then(d.run("heal", "global"), d.removing("MeshTrafficPermission", "web-to-catalog"), d.untilEverybody(http.StatusForbidden)), true},
+		{"and so is one that is given", d.then(d.giving(permission("web", "catalog")), d.untilEverybody(http.StatusOK), d.settle), true},
+
+		{"the control plane of east is killed: traffic goes on", d.then(d.run("break", "east", "--control-plane", "--kill"), d.untilMore), false},
+		{"it is healed: nobody notices", d.then(d.run("heal"), d.untilMore), false},
+		{"all of west is killed: east goes on", d.then(d.run("break", "west", "--whole-zone", "--kill"), d.untilMore), false},
+		{"west is healed and answers", d.then(d.run("heal", "west"), func(ctx context.Context) error { return d.untilAnswers(ctx, west) }, d.untilReachable), false},
+		{"nothing is broken any more", d.checkStatus(""), false},
 	}
 	for _, s := range steps {
 		if err := d.play(ctx, s); err != nil {
@@ -181,99 +87,219 @@ func (d *Demo) check(ctx context.Context) error {
 	return nil
 }
 
+// play does a step. Unless it is a rough one, no request that is sent meanwhile may fail.
 func (d *Demo) play(ctx context.Context, s step) error {
-	if s.want == nil {
-		return s.do(ctx)
-	}
-	var t tally
-	period, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		d.load(period, t.add)
-	}()
+	w := d.traffic.watch()
+	defer w.close()
 	err := s.do(ctx)
-	cancel()
-	<-done
+	w.close()
 	if err == nil {
-		err = s.want(&t)
+		err = d.until(ctx, "answers to all requests", func() (string, bool) {
+			_, open := w.seen()
+			return fmt.Sprint(open, " are missing"), open == 0
+		})
+	}
+	t, _ := w.seen()
+	if err == nil && !s.rough && t.failed > 0 {
+		err = errors.New("requests failed")
 	}
 	if err != nil {
-		return fmt.Errorf("%w (%s)", err, &t)
+		return fmt.Errorf("%w: %s, %s", err, &t, t.requests())
 	}
 	return nil
 }
 
-// answeredBy demands that nothing failed and that all of the instances answered.
-func answeredBy(names ...string) func(*tally) error {
-	return func(t *tally) error {
-		t.Lock()
-		defer t.Unlock()
-		if t.failed > 0 {
-			return fmt.Errorf("%d requests failed", t.failed)
-		}
-		for _, n := range names {
-			if t.by[n] == 0 {
-				return fmt.Errorf("%s answered nothing", n)
+type act = func(context.Context) error
+
+// then does one thing after the other.
+func (d *Demo) then(acts ...act) act {
+	return func(ctx context.Context) error {
+		for _, do := range acts {
+			if err := do(ctx); err != nil {
+				return err
 			}
 		}
 		return nil
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+// run is a command that a person would give.
+func (d *Demo) run(args ...string) act {
+	return func(ctx context.Context) error {
+		out, err := d.command(ctx, args...)
+		d.say("  $ causeway demo %s\n    %s", strings.Join(args, " "), strings.ReplaceAll(out, "\n", "\n    "))
+		return err
 	}
 }
 
-func (d *Demo) checkIdentities(ctx context.Context) error {
-	a := d.ask(ctx)
-	if !a.complete() {
-		return errors.New(a.String())
+func (d *Demo) command(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, d.opts.Binary, append([]string{"demo"}, args...)...)
+	cmd.Env = append(environ(d.opts.Environ), "XDG_RUNTIME_DIR="+filepath.Dir(d.opts.Dir))
+	out, err := cmd.CombinedOutput()
+	text := strings.TrimSpace(string(bytes.ToValidUTF8(out, nil)))
+	if err != nil {
+		return text, fmt.Errorf("causeway demo %s: %w: %s", strings.Join(args, " "), err, text)
 	}
-	for i, got := range []string{a.Next.Caller, a.Next.Next.Caller} {
-		if want := "spiffe://default.east.mesh.local/workload/" + services[i]; got != want {
-			return fmt.Errorf("%s saw %q, want %q", services[i+1], got, want)
+	return text, nil
+}
+
+func (d *Demo) removing(typ, name string) act {
+	return func(ctx context.Context) error { return d.global.remove(ctx, typ, name) }
+}
+
+func (d *Demo) giving(text string) act {
+	return func(ctx context.Context) error { return d.global.apply(ctx, text) }
+}
+
+// untilAnswered waits until every one of the instances has answered.
+func (d *Demo) untilAnswered(instances ...string) act {
+	return func(ctx context.Context) error {
+		w := d.traffic.watch()
+		defer w.close()
+		return d.until(ctx, "answers of "+strings.Join(instances, ", "), func() (string, bool) {
+			t, _ := w.seen()
+			missing := slices.DeleteFunc(slices.Clone(instances), func(i string) bool { return t.by[i] > 0 })
+			return "none of " + strings.Join(missing, ", "), len(missing) == 0
+		})
+	}
+}
+
+// untilMore waits until so many more requests are answered that a fault would show.
+func (d *Demo) untilMore(ctx context.Context) error {
+	w := d.traffic.watch()
+	defer w.close()
+	return d.until(ctx, "more requests", func() (string, bool) {
+		t, _ := w.seen()
+		return t.String(), t.total >= 3*d.opts.Rate
+	})
+}
+
+// untilAlone waits until many requests in a row had no answer of a zone.
+func (d *Demo) untilAlone(without *zone) act {
+	return func(ctx context.Context) error {
+		w := d.traffic.watch()
+		defer w.close()
+		return d.until(ctx, "requests without zone "+without.name, func() (string, bool) {
+			t, _ := w.seen()
+			for i := range t.by {
+				if strings.HasSuffix(i, "@"+without.name) {
+					w.restart()
+					return t.String(), false
+				}
+			}
+			return t.String(), t.total >= 2*d.opts.Rate
+		})
+	}
+}
+
+// untilSeen waits for requests that take the way over the zones, and checks whom each service sees as its caller.
+func (d *Demo) untilSeen(way ...*zone) act {
+	return func(ctx context.Context) error {
+		if err := d.settle(ctx); err != nil {
+			return err
 		}
+		w := d.traffic.watch()
+		defer w.close()
+		if err := d.until(ctx, "requests", func() (string, bool) {
+			t, _ := w.seen()
+			return t.String(), t.total >= d.opts.Rate
+		}); err != nil {
+			return err
+		}
+		t, _ := w.seen()
+		for n := range services[1:] {
+			at := services[n+1] + "@" + way[n+1].name
+			want := spiffeID(way[n].name, services[n])
+			if seen := t.callers[at]; len(seen) != 1 || seen[want] == 0 {
+				return fmt.Errorf("%s saw %v, want %s alone", at, seen, want)
+			}
+		}
+		return nil
 	}
-	return nil
+}
+
+// untilEverybody waits until catalog answers web with a status in both zones.
+func (d *Demo) untilEverybody(status int) act {
+	return func(ctx context.Context) error {
+		return d.until(ctx, fmt.Sprintf("catalog to answer web with %d in both zones", status), func() (string, bool) {
+			var said []string
+			all := true
+			for _, z := range d.zones {
+				for _, i := range z.service(services[0]) {
+					a := i.ask(ctx)
+					said = append(said, a.String())
+					all = all && a.Next != nil && a.Next.Status == status
+				}
+			}
+			return strings.Join(said, ", "), all
+		})
+	}
+}
+
+// untilWithdrawn waits until global has heard from east that the ingress of west is down.
+func (d *Demo) untilWithdrawn(ctx context.Context) error {
+	return d.until(ctx, "the ingress of west to be withdrawn", func() (string, bool) {
+		seen, err := d.reachable(ctx)
+		return fmt.Sprint(seen, err), seen["east to west"] == mesh.ReachabilityDown
+	})
+}
+
+// checkSpread wants answers of stock in both zones, whoever asks.
+func (d *Demo) checkSpread(ctx context.Context) error {
+	if err := d.global.apply(ctx, spread); err != nil {
+		return err
+	}
+	if err := d.untilAnswered("stock-1@east", "stock-2@east", "stock-1@west", "stock-2@west")(ctx); err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	west := d.zones[1].service(services[0])
+	return d.until(ctx, "answers of stock in both zones to web in west", func() (string, bool) {
+		for _, i := range west {
+			if a := i.ask(ctx); a.complete() {
+				seen[a.Next.Next.Zone] = true
+			}
+		}
+		return fmt.Sprint(seen), len(seen) == len(d.zones)
+	})
 }
 
 func (d *Demo) checkShortcut(ctx context.Context) error {
-	a := call(ctx, "http://"+d.instance("web-1").appAddress+"/shortcut")
+	a := call(ctx, "http://"+d.zones[0].service(services[0])[0].at(appPort)+"/shortcut")
 	if a.Next == nil || a.Next.Status != http.StatusForbidden {
 		return fmt.Errorf("got %s, want a refusal with 403", a)
 	}
 	return nil
 }
 
-// restart brings an instance back and waits until it answers.
-func (d *Demo) restart(ctx context.Context, name string) error {
-	i := d.instance(name)
-	if err := i.start(ctx); err != nil {
-		return err
+func (d *Demo) checkSecond(ctx context.Context) error {
+	out, err := d.command(ctx, "up")
+	if err == nil || !strings.Contains(out, ErrRunning.Error()) {
+		return fmt.Errorf("it said %q, %w", out, err)
 	}
-	return d.until(ctx, name+" answers again", func() (string, bool) {
-		a := d.ask(ctx)
-		return a.String(), strings.Contains(a.String(), name)
-	})
+	return nil
 }
 
-func (d *Demo) checkRevocation(ctx context.Context) error {
-	if err := d.startZoneAgain(ctx); err != nil {
-		return err
+// checkStatus wants the part, and no other, to be told as broken.
+func (d *Demo) checkStatus(broken string) act {
+	return func(ctx context.Context) error {
+		s, err := Find(d.opts.Dir).Status(ctx)
+		if err != nil {
+			return err
+		}
+		out, err := d.command(ctx, "status")
+		if err != nil {
+			return err
+		}
+		d.say("  $ causeway demo status\n    %s", strings.ReplaceAll(out, "\n", "\n    "))
+		for _, p := range s.Parts {
+			if want := p.Of; (p.Name == broken) != (p.Running < want) {
+				return fmt.Errorf("%s: %d of %d run", p.Name, p.Running, p.Of)
+			}
+		}
+		if told := "Broken: " + broken + "."; broken != "" && !strings.Contains(out, told) {
+			return fmt.Errorf("the status does not say %q", told)
+		}
+		return nil
 	}
-	if err := d.remove(ctx, "MeshTrafficPermission", "web-to-catalog"); err != nil {
-		return err
-	}
-	return d.until(ctx, "catalog refuses web", func() (string, bool) {
-		a := d.ask(ctx)
-		return a.String(), a.Next != nil && a.Next.Status == http.StatusForbidden
-	})
 }
