@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -233,4 +234,169 @@ func (g *Global) ZoneOverview(t testing.TB, name string, into any) bool {
 		t.Fatalf("read the overview of zone %s: %v", name, err)
 	}
 	return true
+}
+
+// A Backup is the files of the embedded store of a control plane that is halted.
+type Backup map[string][]byte
+
+func backup(t testing.TB, dir string) Backup {
+	t.Helper()
+	out := Backup{}
+	files, err := filepath.Glob(filepath.Join(dir, "store.db*"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("there is no embedded store in %s: %v", dir, err)
+	}
+	for _, f := range files {
+		if out[f], err = os.ReadFile(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
+
+func restore(t testing.TB, dir string, b Backup) {
+	t.Helper()
+	remove(t, filepath.Join(dir, "store.db*"))
+	for f, data := range b {
+		if err := os.WriteFile(f, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func remove(t testing.TB, pattern string) {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if err := os.RemoveAll(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// WorkDir is where global keeps its files.
+func (g *Global) WorkDir() string { return filepath.Join(g.dir, "global") }
+
+// Backup copies the store of global, which is halted.
+func (g *Global) Backup(t testing.TB) Backup {
+	t.Helper()
+	return backup(t, g.WorkDir())
+}
+
+// Restore puts a backup in the place of the store of global, which is halted.
+func (g *Global) Restore(t testing.TB, b Backup) {
+	t.Helper()
+	restore(t, g.WorkDir(), b)
+}
+
+// WipeGlobal removes everything of global, which is halted: store, keys, certificates and tokens.
+func (g *Global) WipeGlobal(t testing.TB) {
+	t.Helper()
+	remove(t, filepath.Join(g.WorkDir(), "*"))
+	g.client.Close()
+	g.client = nil
+}
+
+// WorkDir is where the zone keeps its files.
+func (z *Zone) WorkDir() string { return filepath.Join(z.dir, "zone") }
+
+// Backup copies the store of the zone, which is halted.
+func (z *Zone) Backup(t testing.TB) Backup {
+	t.Helper()
+	return backup(t, z.WorkDir())
+}
+
+// Restore puts a backup in the place of the store of the zone, which is halted.
+func (z *Zone) Restore(t testing.TB, b Backup) {
+	t.Helper()
+	restore(t, z.WorkDir(), b)
+}
+
+// Rebuild starts a zone that is halted with nothing left of it and a new join token.
+func (f *Federation) Rebuild(t testing.TB, name string) *Mesh {
+	t.Helper()
+	z := f.zones[name].Zone
+	remove(t, filepath.Join(z.WorkDir(), "*"))
+	z.client.Close()
+	z.client = nil
+	f.NewToken(t, name)
+	z.Start(t)
+	f.zones[name] = z.mesh("default")
+	return f.zones[name]
+}
+
+// Log is the end of global's log.
+func (g *Global) Log() string { return g.logs.tail(kept) }
+
+// Log is the end of the zone's log.
+func (z *Zone) Log() string { return z.logs.tail(kept) }
+
+// Pending counts what a zone lacks since its store was replaced, or in a zone what global lacks, as its API says.
+func (g *Global) Pending(t testing.TB, zone string) int {
+	t.Helper()
+	return pending(t, g.client, "/zones/"+zone+"/_adopt")
+}
+
+// Pending counts what global lacks since its store was replaced, as the API of the zone says.
+func (z *Zone) Pending(t testing.TB) int {
+	t.Helper()
+	return pending(t, z.client, "/_adopt-global")
+}
+
+func pending(t testing.TB, c *client.Client, path string) int {
+	t.Helper()
+	resp, err := c.Do(t.Context(), client.Request{Method: http.MethodGet, Path: path})
+	var list struct{ Total int }
+	if err == nil {
+		err = json.Unmarshal(resp.Body, &list)
+	}
+	if err != nil {
+		t.Fatalf("list pending removals: %v", err)
+	}
+	return list.Total
+}
+
+// Adopt is an operator of global who confirms what is pending of a zone; it says how many objects that were.
+func (g *Global) Adopt(t testing.TB, zone string) int {
+	t.Helper()
+	return adopt(t, g.client, "/zones/"+zone+"/_adopt")
+}
+
+// AdoptGlobal is an operator of a zone who confirms what is pending of global.
+func (z *Zone) AdoptGlobal(t testing.TB) int {
+	t.Helper()
+	return adopt(t, z.client, "/_adopt-global")
+}
+
+func adopt(t testing.TB, c *client.Client, path string) int {
+	t.Helper()
+	resp, err := c.Do(t.Context(), client.Request{Method: http.MethodPost, Path: path})
+	var done struct{ Removed int }
+	if err == nil {
+		err = json.Unmarshal(resp.Body, &done)
+	}
+	if err != nil {
+		t.Fatalf("confirm pending removals: %v", err)
+	}
+	return done.Removed
+}
+
+// Enable lets what a zone owns be in other zones, or takes it away from them.
+func (g *Global) Enable(t testing.TB, zone string, enabled bool) {
+	t.Helper()
+	body := fmt.Appendf(nil, `{"type":"Zone","name":%q,"enabled":%t}`, zone, enabled)
+	if _, err := g.client.Put(t.Context(), kind(t, mesh.TypeZone), "", zone, body, client.Precondition{}); err != nil {
+		t.Fatalf("enable zone %s: %v", zone, err)
+	}
+}
+
+// DeleteZone deletes a zone at global.
+func (g *Global) DeleteZone(t testing.TB, zone string) {
+	t.Helper()
+	if err := g.client.Delete(t.Context(), kind(t, mesh.TypeZone), "", zone, client.Precondition{}); err != nil {
+		t.Fatalf("delete zone %s: %v", zone, err)
+	}
 }
