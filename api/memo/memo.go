@@ -93,7 +93,7 @@ func (in *Input[K, V]) at(k K) *inputNode[V] {
 	if n == nil {
 		n = &inputNode[V]{}
 		n.forget = func() {
-			if !n.set {
+			if !n.set && in.nodes[k] == n { // another may have its place after Delete and Set
 				delete(in.nodes, k)
 			}
 		}
@@ -279,8 +279,9 @@ func (g *Graph) refresh(n *node) {
 	}
 	old := n.deps
 	n.deps = nil
-	n.state = clean
 	changed := n.compute(&Reader{g: g, n: n})
+	// Only now: what it reads is brought up to date while it runs, and marks it as a former reader. It has seen the new values.
+	n.state = clean
 	g.pass++
 	for _, d := range n.deps {
 		d.readIn = g.pass

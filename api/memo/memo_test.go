@@ -131,3 +131,66 @@ func TestIncrementalEqualsScratch(t *testing.T) {
 		}
 	})
 }
+
+// A value that one user lets go and another takes up in the same settlement is told of later changes.
+func TestANodeChangesHands(t *testing.T) {
+	g := memo.New()
+	a := memo.NewInput[string](g, eq[int])
+	a.Set("a", 1)
+	a.Set("first", 1) // who uses the value
+	double := memo.NewFunc(g, "double", eq[int], func(r *memo.Reader, _ string) int {
+		v, _ := a.Get(r, "a")
+		return 2 * v
+	})
+	// It reads the input itself and through another value, so that it is stale before it is computed again, and the other
+	// value changes while it is.
+	sum := memo.NewFunc(g, "sum", eq[int], func(r *memo.Reader, k string) int {
+		v, _ := a.Get(r, "a")
+		return v + double.Get(r, k)
+	})
+	user := memo.NewFunc(g, "user", eq[int], func(r *memo.Reader, k string) int {
+		first, _ := a.Get(r, "first")
+		if (first == 1) != (k == "first") {
+			return 0
+		}
+		return sum.Get(r, "")
+	})
+	first, second := user.Root("first"), user.Root("second")
+	g.Settle()
+	a.Set("first", 2)
+	a.Set("a", 2)
+	g.Settle()
+	if first.Value() != 0 || second.Value() != 6 {
+		t.Fatalf("after the change of hands: %d and %d, want 0 and 6", first.Value(), second.Value())
+	}
+	a.Set("a", 3)
+	g.Settle()
+	if second.Value() != 9 {
+		t.Errorf("the new user has %d, want 9", second.Value())
+	}
+}
+
+// An input that goes and comes back before its former self is dropped stays.
+func TestAnInputComesBack(t *testing.T) {
+	g := memo.New()
+	in := memo.NewInput[string](g, eq[int])
+	f := memo.NewFunc(g, "f", eq[int], func(r *memo.Reader, _ string) int {
+		if which, _ := in.Get(r, "which"); which == 0 {
+			return 0
+		}
+		v, _ := in.Get(r, "a")
+		return v
+	})
+	in.Set("which", 1)
+	in.Set("a", 1)
+	root := f.Root("")
+	defer root.Close()
+	in.Set("which", 0)
+	f.Get(g.Untracked(), "") // nobody reads a any more, and nothing is dropped before the next settlement
+	in.Delete("a")
+	in.Set("a", 2)
+	g.Settle()
+	if v, ok := in.Get(g.Untracked(), "a"); !ok || v != 2 {
+		t.Errorf("the input is %d, %t; want 2", v, ok)
+	}
+}
