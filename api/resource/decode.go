@@ -99,6 +99,17 @@ func (k Kind) DecodeSpec(raw []byte) (any, error) {
 	return spec, nil
 }
 
+// UnknownFields lists the fields of a spec that the kind does not know, at most maxUnknown.
+func (k Kind) UnknownFields(raw []byte) ([]Problem, error) {
+	tree := map[string]any{}
+	if err := json.Unmarshal(raw, &tree); err != nil {
+		return nil, fmt.Errorf("decode spec of %s: %w", k.Name, err)
+	}
+	c := checker{}
+	c.check(k.SpecPath(), reflect.TypeOf(k.New()).Elem(), tree)
+	return c.unknown, nil
+}
+
 func (k Kind) decodeSpec(tree map[string]any, raw []byte) (any, []Problem, error) {
 	c := checker{}
 	c.check(k.SpecPath(), reflect.TypeOf(k.New()).Elem(), tree)

@@ -325,7 +325,20 @@ func TestTheLastGoodVersionStays(t *testing.T) {
 		t.Errorf("judged again: %d, %v", n, err)
 	}
 	e.restart()
-	upgraded := join(g, e, func(c *SinkConfig) { c.Features = []string{"permission.future"} })
+	newer := api.Kinds().All()
+	for i := range newer {
+		if newer[i].Name == "MeshTrafficPermission" {
+			newer[i].New, newer[i].Validate = func() any {
+				return new(struct {
+					Rules  []any `json:"rules"`
+					Future int   `json:"future"`
+				})
+			}, nil
+		}
+	}
+	upgraded := join(g, e, func(c *SinkConfig) {
+		c.Features, c.Kinds = []string{"permission.future"}, resource.NewKinds(newer...)
+	})
 	if got := upgraded.rejected(defaultScope); !maps.Equal(got, map[string]string{o.GetId(): codeFeature}) {
 		t.Errorf("after a restart, set aside: %v", got)
 	}

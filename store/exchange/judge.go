@@ -217,6 +217,15 @@ func (p *plan) readable(kind resource.Kind, r *resource.Resource, hash []byte) (
 		return reject(codeInvalid, zonesync.Rejected_ON_UPGRADE, "%v", err)
 	}
 	r.Spec = spec
+	// What limits access is taken whole or not at all: without a part it may open what it closed.
+	if kind.Policy != nil && kind.Policy.Restricts {
+		switch unknown, err := kind.UnknownFields(r.Raw); {
+		case err != nil:
+			return reject(codeInvalid, zonesync.Rejected_ON_UPGRADE, "%v", err)
+		case len(unknown) > 0:
+			return reject(codeFeature, zonesync.Rejected_ON_UPGRADE, "%s is not known here, and a policy that limits access is not taken in part", unknown[0].Field)
+		}
+	}
 	if kind.Validate != nil {
 		if ps := kind.Validate(*r); len(ps) > 0 {
 			return reject(codeInvalid, zonesync.Rejected_ON_UPGRADE, "%s", ps.Error())

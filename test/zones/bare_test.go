@@ -258,9 +258,9 @@ type bareZone struct {
 type idle struct{}
 
 func (idle) Standing(context.Context) (push.Standing, error) { return push.Standing{}, nil }
-func (idle) Progressed() <-chan struct{}                      { return nil }
-func (idle) Facts(bool) []*zonesync.Fact                      { return nil }
-func (idle) Ready() <-chan struct{}                           { return nil }
+func (idle) Progressed() <-chan struct{}                     { return nil }
+func (idle) Facts(bool) []*zonesync.Fact                     { return nil }
+func (idle) Ready() <-chan struct{}                          { return nil }
 
 // newBareZone makes a zone that joins when it is started.
 func newBareZone(t testing.TB, name, token string, v version) *bareZone {
