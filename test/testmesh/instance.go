@@ -2,6 +2,7 @@ package testmesh
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/causeway-mesh/causeway/api/client"
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/dataplane/agent"
@@ -44,12 +46,14 @@ type Workload struct {
 	Drain time.Duration
 	// Apart runs the agent in a process of its own, so that it can be killed. The test binary must call Main.
 	Apart bool
+
+	ingress bool // of the zone: there is no server
 }
 
 // An Instance is a running workload.
 type Instance struct {
 	Workload
-	App  *App
+	App  *App   // nil of an ingress
 	Host string // the loopback address of the workload
 
 	mesh *Mesh
@@ -91,6 +95,22 @@ func (m *Mesh) Workloads(t testing.TB, ws ...Workload) []*Instance {
 	return out
 }
 
+// Ingress starts an ingress of the zone and declares where other zones find it. With Apart its agent can be killed.
+func (m *Mesh) Ingress(t testing.TB, w Workload) *Instance {
+	t.Helper()
+	w.ingress = true
+	i := m.Workload(t, w)
+	i.Declare(t, i.Host, m.Port)
+	return i
+}
+
+// Declare says under which address other zones find an ingress, by its name.
+func (i *Instance) Declare(t testing.TB, host string, port uint32) {
+	t.Helper()
+	// That others cannot reach an address of loopback is warned about, and right of other hosts.
+	i.mesh.ApplyWarned(t, fmt.Sprintf("type: MeshZoneAddress\nmesh: %s\nname: %s\nspec: {address: %s, port: %d}\n", i.mesh.Name, i.Name, host, port))
+}
+
 // Refused runs an agent that must give up, and says why it did.
 func (m *Mesh) Refused(t testing.TB, w Workload) error {
 	t.Helper()
@@ -127,7 +147,9 @@ func (m *Mesh) instance(t testing.TB, w Workload) *Instance {
 		w.Token.Name, w.Token.Workload = w.Name, w.Service
 	}
 	i := &Instance{Workload: w, Host: nextHost(), mesh: m, http: newClient(64), logs: newJournal(), addresses: map[string]string{}}
-	i.App = startApp(t, w.Name, w.Protocol, i.Host)
+	if !w.ingress {
+		i.App = startApp(t, w.Name, w.Protocol, i.Host)
+	}
 	t.Cleanup(i.http.CloseIdleConnections)
 	i.cfg = i.settings(t)
 	m.mu.Lock()
@@ -170,14 +192,16 @@ func (i *Instance) dataplane(t testing.TB) []byte {
 	if i.Service != "-" {
 		labels[resource.LabelWorkload] = i.Service
 	}
+	networking := mesh.Networking{Address: i.Host, OutboundBlock: i.Block, Outbound: i.Outbound}
+	if i.ingress {
+		networking.Listeners = []mesh.Listener{{Type: mesh.ZoneIngress, Address: i.Host, Port: i.mesh.Port}}
+	} else {
+		networking.Inbound = []mesh.Inbound{{
+			Port: i.mesh.Port, ServicePort: uint32(i.App.Port()), Name: "main", Protocol: i.Protocol, ServiceProbe: i.Probe,
+		}}
+	}
 	out, err := yaml.Marshal(map[string]any{
-		"type": mesh.TypeDataplane, "mesh": i.mesh.Name, "name": i.Name, "labels": labels,
-		"networking": mesh.Networking{
-			Address: i.Host, OutboundBlock: i.Block, Outbound: i.Outbound,
-			Inbound: []mesh.Inbound{{
-				Port: i.mesh.Port, ServicePort: uint32(i.App.Port()), Name: "main", Protocol: i.Protocol, ServiceProbe: i.Probe,
-			}},
-		},
+		"type": mesh.TypeDataplane, "mesh": i.mesh.Name, "name": i.Name, "labels": labels, "networking": networking,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -234,7 +258,13 @@ func (i *Instance) untilReady(t testing.TB) {
 func (i *Instance) Stop(t testing.TB) {
 	t.Helper()
 	i.StopAgent(t)
-	i.App.stop()
+	i.stopServer()
+}
+
+func (i *Instance) stopServer() {
+	if i.App != nil {
+		i.App.stop()
+	}
 }
 
 // StopAgent ends the agent and its Envoy gracefully; the server stays.
@@ -263,7 +293,7 @@ func (i *Instance) StartAgent(t testing.TB) {
 func (i *Instance) Kill(t testing.TB) {
 	t.Helper()
 	i.KillAgent(t)
-	i.App.stop()
+	i.stopServer()
 }
 
 // KillAgent kills the agent (when it runs apart) and its Envoy; the server stays.
@@ -344,15 +374,13 @@ func (i *Instance) Address(t testing.TB, service string) string {
 }
 
 func (i *Instance) resolve(t testing.TB, service string) (string, error) {
-	var s struct {
-		Spec   mesh.MeshService       `json:"spec"`
-		Status mesh.MeshServiceStatus `json:"status"`
+	d, err := i.mesh.destination(t, service)
+	if err != nil {
+		return "", err
 	}
 	var dp mesh.Dataplane
 	switch {
-	case !i.mesh.Read(t, mesh.TypeMeshService, service, &s):
-		return "", errors.New("there is no such MeshService")
-	case len(s.Status.VIPs) == 0 || len(s.Spec.Ports) == 0:
+	case len(d.Status.VIPs) == 0 || len(d.Spec.Ports) == 0:
 		return "", errors.New("it has no virtual address or port")
 	case !i.mesh.Read(t, mesh.TypeDataplane, i.Name, &dp):
 		return "", errors.New("there is no such Dataplane")
@@ -361,13 +389,43 @@ func (i *Instance) resolve(t testing.TB, service string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("outboundBlock: %w", err)
 	}
-	vip, err := netip.ParseAddr(s.Status.VIPs[0].IP)
+	vip, err := netip.ParseAddr(d.Status.VIPs[0].IP)
 	if err != nil {
 		return "", fmt.Errorf("virtual address: %w", err)
 	}
 	b, low := block.Addr().As4(), vip.As4()
 	at := netip.AddrFrom4([4]byte{b[0], b[1], low[2], low[3]})
-	return netip.AddrPortFrom(at, uint16(s.Spec.Ports[0].Port)).String(), nil
+	return netip.AddrPortFrom(at, uint16(d.Spec.Ports[0].Port)).String(), nil
+}
+
+// A destination is what a MeshService and a MeshMultiZoneService have in common here.
+type destination struct {
+	Spec struct {
+		Ports []struct {
+			Port uint32 `json:"port"`
+		} `json:"ports"`
+	} `json:"spec"`
+	Status mesh.MeshServiceStatus `json:"status"`
+}
+
+// destination finds a service by name: "web" is that of the own zone or else a multi-zone service, "web.west" that of another zone.
+func (a API) destination(t testing.TB, service string) (destination, error) {
+	var out destination
+	name, zone, elsewhere := strings.Cut(service, ".")
+	if !elsewhere && a.Read(t, mesh.TypeMeshService, name, &out) {
+		return out, nil
+	}
+	typ, labels := mesh.TypeMeshMultiZoneService, map[string]string{resource.LabelDisplayName: name}
+	if elsewhere {
+		typ, labels[resource.LabelZone] = mesh.TypeMeshService, zone
+	}
+	for o, err := range a.client.List(t.Context(), kind(t, typ), a.in, client.Query{Labels: labels}) {
+		if err != nil {
+			return out, err
+		}
+		return out, json.Unmarshal(o.Raw, &out)
+	}
+	return out, fmt.Errorf("the zone knows no service %s", service)
 }
 
 // Direct is where the sidecar of the workload takes traffic for it.
