@@ -49,6 +49,8 @@ type Config struct {
 	Access Access
 	// Insights tells what is observed of dataplanes and zones. Default nothing.
 	Insights Insights
+	// Inspector tells what proxies get. Nil: nobody knows here.
+	Inspector Inspector
 	// Complete adds to the spec and status of a resource what is shown as part of it and kept elsewhere: what is derived or
 	// observed. It does not change the ETag. Nil adds nothing.
 	Complete func(snap *catalog.Snapshot, r resource.Resource, spec, status []byte) (newSpec, newStatus []byte)
@@ -213,6 +215,7 @@ func (s *Server) routes() {
 	e.GET("/_adopt-global", s.pendingOf)
 	e.POST("/_adopt-global", s.adopt)
 	s.insightRoutes()
+	s.inspectRoutes()
 	for _, k := range s.kinds.All() {
 		s.kindRoutes(k)
 	}

@@ -58,6 +58,7 @@ type Hub struct {
 
 	mu    sync.Mutex
 	links map[string]*live // by zone id
+	desks map[string]*desk
 }
 
 // live is the one link of a zone.
@@ -78,7 +79,7 @@ func New(cfg Config) *Hub {
 	if cfg.MaxOpening <= 0 {
 		cfg.MaxOpening = 32
 	}
-	h := &Hub{cfg: cfg, links: map[string]*live{}, opening: make(chan struct{}, cfg.MaxOpening)}
+	h := &Hub{cfg: cfg, links: map[string]*live{}, desks: map[string]*desk{}, opening: make(chan struct{}, cfg.MaxOpening)}
 	h.metrics = newMetrics(cfg.Registerer, h)
 	return h
 }

@@ -72,6 +72,8 @@ type Config struct {
 	Remote  Remote
 	// Exceptions lists what proxies refuse, at most so many, and counts the pieces and the proxies.
 	Exceptions func(most int) (list []*zonesync.Exception, total, proxies uint64)
+	// Inspector answers what global asks for operators; nil answers nothing.
+	Inspector Inspector
 	// Fence is the lease under which the zone writes; nil: it is the only one that does.
 	Fence func() *store.Fence
 
@@ -91,6 +93,7 @@ type Uplink struct {
 	tracker  *tracker
 	state    atomic.Pointer[State]
 	lastSeen time.Time
+	tried    string // the join token that was read last
 }
 
 // A State says how the link stands.
@@ -138,8 +141,9 @@ func New(cfg Config) *Uplink {
 // State says how the link stands now.
 func (u *Uplink) State() State { return *u.state.Load() }
 
-// Run keeps the zone linked until ctx ends. It fails only when the zone has lost its lease.
+// Run keeps the zone linked until ctx ends. It fails only when the zone has lost its lease, and may run again once it has it back.
 func (u *Uplink) Run(ctx context.Context) error {
+	defer u.ended(errors.New("this instance does not hold the link of the zone"))
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return u.tracker.run(ctx) })
 	g.Go(func() error { return u.keep(ctx) })
@@ -161,6 +165,12 @@ func (u *Uplink) keep(ctx context.Context) error {
 		if time.Since(began) > 2*u.cfg.BeatEvery {
 			wait = u.cfg.RetryMin
 		}
+		most := u.cfg.RetryMax
+		// Global has decided. Asking again makes it log again, and only an operator can change it: here, with another token.
+		decided := status.Code(err) == codes.PermissionDenied
+		if decided {
+			wait, most = max(wait, time.Second), max(most, refusedMax)
+		}
 		pause := wait/2 + rand.N(wait)
 		var refused *zonesync.RefusedError
 		if errors.As(err, &refused) {
@@ -168,13 +178,46 @@ func (u *Uplink) keep(ctx context.Context) error {
 		}
 		u.ended(err)
 		u.cfg.Log.Warn("the zone has no link to global and tries again; it goes on with what it has", "in", pause.Round(time.Millisecond), "err", err)
-		wait = min(2*wait, u.cfg.RetryMax)
-		t := time.NewTimer(pause)
+		wait = min(2*wait, most)
+		if u.rest(ctx, pause, decided) {
+			wait = u.cfg.RetryMin
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+const (
+	// refusedMax bounds the wait before global is asked again that has refused the zone.
+	refusedMax = 30 * time.Second
+	// tokenEvery is how often is looked for another join token meanwhile.
+	tokenEvery = 500 * time.Millisecond
+)
+
+// rest waits for a time, or for another join token than there was, and says whether there is one.
+func (u *Uplink) rest(ctx context.Context, pause time.Duration, forToken bool) (token bool) {
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	if !forToken {
 		select {
 		case <-ctx.Done():
-			t.Stop()
-			return nil
 		case <-t.C:
+		}
+		return false
+	}
+	look := time.NewTicker(tokenEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-t.C:
+			return false
+		case <-look.C:
+			if now, err := u.cfg.JoinToken(); err == nil && now != u.tried {
+				return true
+			}
 		}
 	}
 }
@@ -209,7 +252,7 @@ func (u *Uplink) once(ctx context.Context, turn int) error {
 	if err != nil {
 		return u.explain(ctx, cred, err)
 	}
-	return u.explain(ctx, cred, u.link(ctx, cred, session, stream))
+	return u.explain(ctx, cred, u.link(ctx, conn, cred, session, stream))
 }
 
 func (u *Uplink) dial(address string, config *tls.Config) (*grpc.ClientConn, error) {
@@ -273,7 +316,7 @@ func (u *Uplink) fence() *store.Fence {
 const author = "uplink"
 
 // link runs one link.
-func (u *Uplink) link(ctx context.Context, cred *credential, session uint64, stream zonesync.Link_SyncClient) error {
+func (u *Uplink) link(ctx context.Context, conn *grpc.ClientConn, cred *credential, session uint64, stream zonesync.Link_SyncClient) error {
 	sink, err := exchange.NewSink(exchange.SinkConfig{
 		Catalog: u.cfg.Catalog, Zone: u.cfg.Zone, Features: u.cfg.Features, Log: u.cfg.Log, Fence: u.cfg.Fence,
 	})
@@ -290,6 +333,10 @@ func (u *Uplink) link(ctx context.Context, cred *credential, session uint64, str
 	g, ctx := errgroup.WithContext(ctx)
 	ctx, cancel := context.WithCancel(ctx)
 	g.Go(func() error { return renewal.run(ctx) })
+	g.Go(func() error {
+		u.answerQuestions(ctx, conn)
+		return nil
+	})
 	have := sink.Have()
 	u.tracker.begin(have, u.cfg.Catalog.Snapshot().Position().Revision)
 	known := map[string]bool{}
