@@ -155,7 +155,9 @@ func (s *Snapshot) ByKRI(kri resource.KRI) (resource.Resource, bool) {
 func (s *Snapshot) SetAside() []SetAside { return s.aside.Items() }
 
 // Unreadable returns the stored object at a key that could not be read, if it is one.
-func (s *Snapshot) Unreadable(k resource.Key) (SetAside, bool) { return s.aside.Get(SetAside{Key: storeKey(k)}) }
+func (s *Snapshot) Unreadable(k resource.Key) (SetAside, bool) {
+	return s.aside.Get(SetAside{Key: storeKey(k)})
+}
 
 // Count is the number of resources of a type, in one mesh or, with an empty mesh, in all.
 func (s *Snapshot) Count(typ, mesh string) int {

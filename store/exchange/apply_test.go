@@ -194,6 +194,7 @@ func TestWhatIsSetAside(t *testing.T) {
 		"id":                {change(object("MeshTimeout", "mt", "east", "x", string(timeout), east), func(o *zonesync.Object) { o.Id = "kri_mt_default_east__y_" }), codeCorrupt, zonesync.Rejected_PERMANENT},
 		"bad id":            {change(object("MeshTimeout", "mt", "east", "x", string(timeout), east), func(o *zonesync.Object) { o.Id = "\x00" }), codeCorrupt, zonesync.Rejected_PERMANENT},
 		"display name":      {change(object("MeshTimeout", "mt", "east", "x", string(timeout), east), func(o *zonesync.Object) { o.Labels[resource.LabelDisplayName] = "y" }), codeCorrupt, zonesync.Rejected_PERMANENT},
+		"no display name":   {change(object("MeshTimeout", "mt", "east", "x", string(timeout), east), func(o *zonesync.Object) { delete(o.Labels, resource.LabelDisplayName) }), codeCorrupt, zonesync.Rejected_PERMANENT},
 		"scope":             {change(object("MeshTimeout", "mt", "east", "x", string(timeout), east), func(o *zonesync.Object) { o.Mesh, o.Id = "m", "kri_mt_m_east__x_" }), codeCorrupt, zonesync.Rejected_PERMANENT},
 		"no uid":            {change(object("MeshTimeout", "mt", "east", "x", string(timeout), east), func(o *zonesync.Object) { o.Uid = "" }), codeCorrupt, zonesync.Rejected_PERMANENT},
 		"other zone":        {object("MeshTimeout", "mt", "west", "x", string(timeout), with(east, resource.LabelZone, "west")), codeForeignZone, zonesync.Rejected_PERMANENT},

@@ -40,7 +40,7 @@ const (
 
 // The names of secrets that concern one control plane alone, by their beginnings: keys of users, of zones and of the links between them.
 var ownGlobalSecrets = []string{
-	"admin-user-token", "user-token-", "zone-token-", "zone-join-", "zone-control-ca", "zone-revocations", "agent-control-ca", "uplink-",
+	"admin-user-token", "user-token-", "zone-token-", "zone-join-", "zone-control-ca", "zone-members", "zone-revocations", "agent-control-ca", "uplink-",
 	"envoy-admin-ca", "inter-cp-ca",
 }
 

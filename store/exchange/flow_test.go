@@ -66,6 +66,7 @@ func TestFromGlobal(t *testing.T) {
 		{mesh.TypeGlobalSecret, "zone-join-east", nil, false, ""},
 		{mesh.TypeGlobalSecret, "zone-control-ca", nil, false, ""},
 		{mesh.TypeGlobalSecret, "zone-revocations", nil, false, ""},
+		{mesh.TypeGlobalSecret, "zone-members", nil, false, ""},
 		{mesh.TypeGlobalSecret, "agent-control-ca", nil, false, ""},
 		{mesh.TypeGlobalSecret, "uplink-key", nil, false, ""},
 		{mesh.TypeMeshService, "web-x", append(east, resource.LabelDisplayName, "web"), false, "kri_msvc_default_east__web_"},

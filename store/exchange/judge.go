@@ -151,7 +151,7 @@ func (p *plan) wellFormed(kind resource.Kind, o *object) *rejection {
 	switch {
 	case len(o.GetSpec()) == 0 || o.GetUid() == "" || len(o.GetUid()) > 128:
 		return corrupt("it lacks a spec or a UID")
-	case m.DisplayName() != o.GetName() || id.String() != o.GetId() || err != nil || kind.Short == "":
+	case m.Label(resource.LabelDisplayName) != o.GetName() || id.String() != o.GetId() || err != nil || kind.Short == "":
 		return corrupt("its id %s is not that of %s", resource.Quote(o.GetId()), resource.Quote(id.String()))
 	case o.GetMesh() != p.mesh || (kind.Scope == resource.ScopeMesh) != (p.mesh != ""):
 		return corrupt("it does not belong to scope %s", p.scope)

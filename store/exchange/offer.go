@@ -350,7 +350,6 @@ func (b *building) put(source store.Key, f flow, ok, exists bool, r resource.Res
 	e.item = item
 	if had && (old.item.ID != f.id || old.scope != f.scope) {
 		b.remove(old, zonesync.Removal_DELETED)
-		had = false
 	}
 	s := b.scope(e.scope)
 	if twin, taken := s.entries.Get(e); taken {

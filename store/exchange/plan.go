@@ -210,8 +210,8 @@ func (p *plan) snapshot(b *zonesync.Batch, to store.Position, objects []*object,
 	for _, o := range objects {
 		r.seen[o.GetId()] = true
 	}
-	p.upserts(objects)
 	if !b.GetLast() {
+		p.upserts(objects)
 		if !had {
 			c.moveTo(store.Position{Lineage: to.Lineage})
 		}
@@ -226,6 +226,7 @@ func (p *plan) snapshot(b *zonesync.Batch, to store.Position, objects []*object,
 			p.absent(id, h, keep, r.seen)
 		}
 	}
+	p.upserts(objects) // after what goes, so that nothing is said of a service that goes
 	c = cursor{Unreadable: r.unreadable}
 	c.moveTo(to)
 	p.moved(c)
@@ -467,7 +468,7 @@ func (p *plan) inUse(meshName string) bool {
 }
 
 func (p *plan) delete(k resource.Key) {
-	version := int64(store.ExpectAny)
+	version := store.ExpectAny
 	if r, ok := p.snap.Get(k); ok {
 		version = int64(r.Version)
 	}

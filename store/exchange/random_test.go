@@ -48,7 +48,7 @@ func TestEveryWayLeadsToTheSameState(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		g := newGlobal(t, "east", "west")
 		east, west := newSide(t, "east", nil), newSide(t, "west", nil)
-		defer func() { g.stop() }() // it may have been restarted
+		defer func() { g.stop() }()    // it may have been restarted
 		defer func() { east.stop() }() // it may have been restarted
 		defer func() { west.stop() }() // it may have been restarted
 		up, toWest, toEast := join(east, g), join(g, west), join(g, east)
@@ -279,7 +279,7 @@ func BenchmarkOneChange(b *testing.B) {
 	i := 0
 	for b.Loop() {
 		i++
-		g.put(timeoutPolicy(g, "p-00001", fmt.Sprintf("%ds", i)))
+		g.put(timeoutPolicy(g, "p-00001", fmt.Sprintf("%ds", i+1)))
 		for _, f := range feeds {
 			if c, err := f.Next(b.Context()); err != nil || len(c.IDs[defaultScope]) != 1 {
 				b.Fatal(c.IDs, err)
