@@ -43,7 +43,11 @@ type Config struct {
 	// Addresses are all addresses at which agents reach this zone.
 	Addresses []string
 	// Announced blocks until those who send to a draining dataplane were told; nil means that nobody can be asked.
-	Announced  func(ctx context.Context, dataplane resource.Key) error
+	Announced func(ctx context.Context, dataplane resource.Key) error
+	// Peers are the other instances on the same store, with which facts are shared through it; nil when there can be none.
+	Peers Peers
+	// Writer says whether this instance writes for the zone, and under which lease; nil when it is the only one.
+	Writer     func() (fence *store.Fence, writes bool)
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 
@@ -78,6 +82,8 @@ type Service struct {
 	registry *Registry
 	metrics  *metrics
 	due      *deadlines
+	sharing  *sharing
+	running  context.Context // of Run; set before anything is served
 
 	stopping chan struct{} // closed when Run ends
 	work     sync.WaitGroup
@@ -115,7 +121,7 @@ func New(cfg Config) (*Service, error) {
 			*d.at = d.def
 		}
 	}
-	s := &Service{cfg: cfg, registry: newRegistry(), due: newDeadlines(), stopping: make(chan struct{})}
+	s := &Service{cfg: cfg, registry: newRegistry(), due: newDeadlines(), sharing: newSharing(), stopping: make(chan struct{})}
 	s.metrics = newMetrics(cfg.Registerer, s.registry)
 	return s, nil
 }
@@ -129,6 +135,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) { agentapi.RegisterAgentServ
 // Run restores what was known before a restart, tells sessions about changes, and deregisters those who left, until ctx ends.
 // Sessions end with it.
 func (s *Service) Run(ctx context.Context) error {
+	s.running = ctx
 	if err := s.restore(ctx); err != nil {
 		// Insights are no truth: without them proxies count as never seen until they connect.
 		s.cfg.Log.Warn("insights of the last run cannot be read", "err", err)
@@ -136,7 +143,12 @@ func (s *Service) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.followCatalog(ctx) })
 	g.Go(func() error { return s.keepDeadlines(ctx) })
-	g.Go(func() error { return s.persist(ctx) })
+	if s.cfg.Peers == nil {
+		g.Go(func() error { return s.persist(ctx) })
+	} else {
+		g.Go(func() error { return s.share(ctx) })
+		g.Go(func() error { return s.watchPeers(ctx) })
+	}
 	err := g.Wait()
 	close(s.stopping)
 	s.work.Wait()
@@ -157,6 +169,7 @@ func (s *Service) followCatalog(ctx context.Context) error {
 		}
 		if u.All {
 			s.poke("")
+			s.mergeAll(u.Snapshot)
 			continue
 		}
 		meshes := map[string]bool{}
@@ -174,6 +187,11 @@ func (s *Service) followCatalog(ctx context.Context) error {
 		}
 		for m := range meshes {
 			s.poke(m)
+		}
+		for _, d := range u.Derived {
+			if d.Type == standingType && s.cfg.Peers != nil {
+				s.merge(u.Snapshot, resource.Key{Type: mesh.TypeDataplane, Mesh: d.Mesh, Name: d.Name}, true)
+			}
 		}
 	}
 }

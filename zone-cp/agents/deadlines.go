@@ -113,7 +113,8 @@ func (s *Service) stopServing(k resource.Key) {
 	r := s.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, known := r.current.tree.Get(entry{key: k}); !known || r.live[k] != nil {
+	e, known := r.current.tree.Get(entry{key: k})
+	if !known || r.live[k] != nil || s.connectedElsewhere(*e.facts) {
 		return
 	}
 	r.updateLocked(k, func(f *Facts) { f.Serving, f.Connected = false, false })
@@ -124,6 +125,9 @@ func (s *Service) deregister(ctx context.Context, k resource.Key) {
 	if s.registry.session(k) != nil {
 		return
 	}
+	if f, ok := s.registry.Snapshot().Get(k); ok && s.connectedElsewhere(f) {
+		return
+	}
 	stored, ok := s.cfg.Catalog.Snapshot().Get(k)
 	if !ok {
 		s.registry.forget(k)
@@ -132,12 +136,21 @@ func (s *Service) deregister(ctx context.Context, k resource.Key) {
 	if stored.Label(resource.LabelManagedBy) != managedByAgent {
 		return
 	}
+	var fence *store.Fence
+	if s.cfg.Writer != nil {
+		var writes bool
+		if fence, writes = s.cfg.Writer(); !writes {
+			// Another instance does it, and if that dies this one may.
+			s.due.set(deadline{k, deregister, s.cfg.Now().Add(s.cfg.DeregisterAfter)})
+			return
+		}
+	}
 	_, err := s.cfg.Catalog.Commit(ctx, catalog.Batch{
-		Author: author, Reason: "agent of " + k.String() + " is gone",
+		Fence: fence, Author: author, Reason: "agent of " + k.String() + " is gone",
 		Deletes: []catalog.Delete{{Key: k, Expect: int64(stored.Version)}},
 	})
 	if err != nil {
-		if !errors.Is(err, store.ErrConflict) {
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrFenced) {
 			s.cfg.Log.Warn("dataplane cannot be deregistered and is tried again", "mesh", k.Mesh, "dataplane", k.Name, "err", err)
 		}
 		s.due.set(deadline{k, deregister, s.cfg.Now().Add(s.cfg.DeregisterAfter)})
@@ -145,4 +158,9 @@ func (s *Service) deregister(ctx context.Context, k resource.Key) {
 	}
 	s.registry.forget(k)
 	s.cfg.Log.Info("dataplane deregistered", "mesh", k.Mesh, "dataplane", k.Name)
+}
+
+// connectedElsewhere says that an agent has its session with another instance.
+func (s *Service) connectedElsewhere(f Facts) bool {
+	return s.cfg.Peers != nil && f.Connected && f.ControlPlane != s.cfg.Instance
 }

@@ -105,6 +105,11 @@ func (s *Service) enroll(ctx context.Context, in *agentapi.EnrollRequest) (*agen
 	if ss := s.registry.session(wanted.Key()); ss != nil && ss.grant.Instance != grant.Instance {
 		return nil, ss.taken()
 	}
+	if f, ok := s.registry.Snapshot().Get(wanted.Key()); ok {
+		if err := s.elsewhere(f, grant, nil); err != nil {
+			return nil, err
+		}
+	}
 	chain, lifetime, err := s.cfg.Control.Issue(in.GetControlRequest(), grant)
 	if err != nil {
 		return nil, err
@@ -304,20 +309,31 @@ func (s *Service) register(ctx context.Context, snapshot *catalog.Snapshot, want
 	stored, exists := snapshot.Get(key)
 	// What is known of its readiness comes first: a proxy that nothing is known of counts as declared, and this one's Envoy
 	// does not listen yet.
-	fresh := s.registry.session(key) == nil
+	known, _ := s.registry.Snapshot().Get(key)
+	fresh := s.registry.session(key) == nil && !s.connectedElsewhere(known)
 	if fresh {
 		now := s.cfg.Now()
 		s.registry.update(key, func(f *Facts) {
 			if f.LastSeen.IsZero() {
-				f.LastSeen = now
+				f.LastSeen, f.ControlPlane = now, s.cfg.Instance
 			}
+			known = *f
 		})
 	}
 	if !exists || !maps.Equal(stored.Labels, wanted.Labels) || string(stored.Raw) != string(wanted.Raw) {
-		_, err := s.cfg.Catalog.Commit(ctx, catalog.Batch{
+		b := catalog.Batch{
 			Author: author, Reason: "registration of " + key.String(),
 			Puts: []catalog.Put{{Resource: wanted, Expect: int64(stored.Version)}},
-		})
+		}
+		if s.cfg.Peers != nil && fresh && !exists {
+			// The other instances, too, have to know at once that its proxy does not run yet.
+			data, err := encodeStanding(known)
+			if err != nil {
+				return fmt.Errorf("register %s: %w", key, err)
+			}
+			b.Derived = []catalog.DerivedPut{{Key: standingKey(key), Data: data, Owner: &key}}
+		}
+		_, err := s.cfg.Catalog.Commit(ctx, b)
 		if err != nil && !exists {
 			s.registry.forget(key)
 		}

@@ -51,6 +51,9 @@ func (f Facts) insight(instance string) mesh.DataplaneInsight {
 
 // newest is the current or last session as a subscription.
 func (f Facts) newest(instance string) mesh.DiscoverySubscription {
+	if f.ControlPlane != "" {
+		instance = f.ControlPlane
+	}
 	d := mesh.DiscoverySubscription{
 		ID: f.subscription, ControlPlaneInstanceID: instance, ConnectTime: f.ConnectedAt, Status: f.Discovery,
 		Version: &mesh.DataplaneVersion{
@@ -153,6 +156,12 @@ func unpack(data []byte, fn func(remembered)) error {
 func (s *Service) restore(ctx context.Context) error {
 	known := map[resource.Key]bool{}
 	defer s.expect(known)
+	if s.cfg.Peers != nil {
+		for _, k := range s.mergeAll(s.cfg.Catalog.Snapshot()) {
+			known[k] = true
+		}
+		return nil
+	}
 	if s.cfg.Observations == nil {
 		return nil
 	}

@@ -23,6 +23,8 @@ type Facts struct {
 	Serving bool
 	// Draining says that the agent announced its end.
 	Draining bool
+	// ControlPlane is the instance of the zone that has or had the session.
+	ControlPlane string
 	// Instance is the life of the agent process that is or was connected last, Place where it runs.
 	Instance string
 	Place    string

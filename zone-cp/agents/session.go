@@ -153,6 +153,12 @@ func (s *Service) open(ctx context.Context, grant identity.Grant, hello *agentap
 		old.ended = errReplaced
 		old.cancel()
 	}
+	if e, ok := r.current.tree.Get(entry{key: key}); ok {
+		if err := s.elsewhere(*e.facts, grant, hello); err != nil {
+			ss.cancel()
+			return nil, status.Error(codes.AlreadyExists, err.Error())
+		}
+	}
 	r.live[key] = ss
 	r.updateLocked(key, func(f *Facts) { ss.begin(f, held, hex.EncodeToString(id), now) })
 	s.due.clear(key)
@@ -162,8 +168,12 @@ func (s *Service) open(ctx context.Context, grant identity.Grant, hello *agentap
 
 // taken says who is in charge of a dataplane already.
 func (ss *session) taken() error {
+	return takenBy(ss.key, ss.grant.Instance, ss.hello.GetPlace())
+}
+
+func takenBy(k resource.Key, instance, place string) error {
 	return refuse(codes.AlreadyExists, "dataplane %s of mesh %s is served by another agent (instance %s at %s); stop that one, or give this one a name of its own",
-		ss.key.Name, ss.key.Mesh, resource.Quote(ss.grant.Instance), resource.Quote(ss.hello.GetPlace()))
+		k.Name, k.Mesh, resource.Quote(instance), resource.Quote(place))
 }
 
 // standing says whether a grant is still good: the Dataplane registered, its labels covered, the token not revoked.
@@ -216,7 +226,7 @@ func (ss *session) begin(f *Facts, held identity.Issued, id string, now time.Tim
 	}
 	v := h.GetVersions()
 	f.subscription, f.ConnectedAt, f.LastSeen = id, now, now
-	f.Connected, f.Draining = true, false
+	f.Connected, f.Draining, f.ControlPlane = true, false, ss.s.cfg.Instance
 	f.Instance, f.Place, f.Session = ss.grant.Instance, clip(h.GetPlace()), h.GetSession()
 	f.AgentVersion, f.AgentCommit = clip(v.GetAgent()), clip(v.GetAgentCommit())
 	f.EnvoyVersion, f.EnvoyBuild = clip(v.GetEnvoy()), clip(v.GetEnvoyBuild())
@@ -505,19 +515,18 @@ func (ss *session) goodbye(in *agentapi.Goodbye) {
 	}
 	ss.s.registry.updateOf(ss, func(f *Facts) { f.Draining, f.Serving = true, false })
 	ss.log.Info("agent drains", "reason", clip(in.GetReason()))
-	if ss.s.cfg.Announced == nil {
+	if ss.s.cfg.Announced == nil && ss.s.cfg.Peers == nil {
 		ss.told <- ""
 		return
 	}
-	ss.s.work.Add(1)
-	go func() {
-		defer ss.s.work.Done()
-		if err := ss.s.cfg.Announced(ss.ctx, ss.key); err != nil {
+	f, _ := ss.s.registry.Snapshot().Get(ss.key)
+	ss.s.work.Go(func() {
+		if err := ss.s.announce(ss.ctx, ss.key, f.subscription); err != nil {
 			ss.told <- err.Error()
 			return
 		}
 		ss.told <- ""
-	}()
+	})
 }
 
 // currentProbes are the service probes of the registered Dataplane.

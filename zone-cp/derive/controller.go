@@ -50,6 +50,7 @@ type Controller struct {
 
 	// Owned by Run.
 	in     Inputs
+	unread *factsUpdate          // what Run had taken from the source when it ended
 	failed map[resource.Key]bool // what the store does not accept, until it changes
 	logged map[Problem]bool      // what the log has said and is still so
 }
@@ -85,41 +86,50 @@ type factsUpdate struct {
 	all     bool
 }
 
-// Run derives and writes until ctx ends or the lease is lost. While the store is away it waits and tries again.
+// Run derives and writes until ctx ends or the lease is lost. While the store is away it waits and tries again. It may run again:
+// what others wrote meanwhile is read first.
 func (c *Controller) Run(ctx context.Context) error {
+	c.in = Inputs{Facts: c.in.Facts}
+	if c.unread != nil {
+		c.observe(*c.unread)
+		c.unread = nil
+	}
 	updates, facts := make(chan catalog.Update), make(chan factsUpdate)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		feed := c.cfg.Catalog.Subscribe()
 		defer feed.Close()
-		return pump(ctx, updates, feed.Next)
+		_, err := pump(ctx, updates, feed.Next)
+		return err
 	})
 	if c.cfg.Facts != nil {
 		g.Go(func() error {
-			return pump(ctx, facts, func(ctx context.Context) (factsUpdate, error) {
+			unread, err := pump(ctx, facts, func(ctx context.Context) (factsUpdate, error) {
 				changed, all, err := c.cfg.Facts.Next(ctx)
 				return factsUpdate{changed, all}, err
 			})
+			c.unread = unread // the source does not say it again
+			return err
 		})
 	}
 	g.Go(func() error { return c.loop(ctx, updates, facts) })
 	return g.Wait()
 }
 
-// pump hands on what next yields until ctx ends.
-func pump[T any](ctx context.Context, to chan<- T, next func(context.Context) (T, error)) error {
+// pump hands on what next yields until ctx ends, and returns what could not be handed on.
+func pump[T any](ctx context.Context, to chan<- T, next func(context.Context) (T, error)) (unread *T, err error) {
 	for {
 		v, err := next(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("derive: %w", err)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return nil, nil
+		case err != nil:
+			return nil, fmt.Errorf("derive: %w", err)
 		}
 		select {
 		case to <- v:
 		case <-ctx.Done():
-			return nil
+			return &v, nil
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/pki"
 	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/store"
 	"github.com/causeway-mesh/causeway/store/catalog"
 )
 
@@ -41,6 +42,8 @@ type Config struct {
 	Log  *slog.Logger
 	// LookupEnv reads the environment for authorities that users keep there; nil means they cannot.
 	LookupEnv func(string) (string, bool)
+	// Fence gives the lease under which the authority writes; nil: it is the only one that does.
+	Fence func() *store.Fence
 	// RetryInterval is how long to wait before trying again to write what could not be written. Default 2s.
 	RetryInterval time.Duration
 	// Now is the clock; nil means time.Now.

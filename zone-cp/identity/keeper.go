@@ -18,8 +18,16 @@ import (
 
 const author = "zone identity"
 
+func (a *Authority) fence() *store.Fence {
+	if a.cfg.Fence == nil {
+		return nil
+	}
+	return a.cfg.Fence()
+}
+
 // Run keeps the authorities and trusts of every MeshIdentity until ctx ends: it generates what is missing, adds bundles to MeshTrusts,
-// and reports conditions. It never replaces an authority and never removes a bundle.
+// and reports conditions. It never replaces an authority and never removes a bundle. It may run again; of several instances of a zone
+// one does.
 func (a *Authority) Run(ctx context.Context) error {
 	feed := a.cfg.Catalog.Subscribe()
 	defer feed.Close()
@@ -118,7 +126,7 @@ func (a *Authority) generate(ctx context.Context, s *catalog.Snapshot, id resour
 	if err != nil {
 		return false, fmt.Errorf("generate authority of %s: %w", id.Key(), err)
 	}
-	b := catalog.Batch{Author: author, Reason: "authority of " + id.Key().String()}
+	b := catalog.Batch{Author: author, Reason: "authority of " + id.Key().String(), Fence: a.fence()}
 	for _, sec := range []struct {
 		key  resource.Key
 		data []byte
@@ -194,7 +202,7 @@ func (a *Authority) putTrust(ctx context.Context, id resource.Resource, m resour
 		return err
 	}
 	_, err = a.cfg.Catalog.Commit(ctx, catalog.Batch{
-		Author: author, Reason: "authority of " + id.Key().String(),
+		Author: author, Reason: "authority of " + id.Key().String(), Fence: a.fence(),
 		Puts:    []catalog.Put{{Resource: r, Expect: expect}},
 		Derived: []catalog.DerivedPut{{Key: catalog.StatusOf(m.Key()), Data: status}},
 	})
@@ -287,7 +295,7 @@ func (a *Authority) report(ctx context.Context, s *catalog.Snapshot, id resource
 		return nil
 	}
 	_, err = a.cfg.Catalog.Commit(ctx, catalog.Batch{
-		Author: author, Reason: "conditions of " + id.Key().String(),
+		Author: author, Reason: "conditions of " + id.Key().String(), Fence: a.fence(),
 		Derived: []catalog.DerivedPut{{Key: key, Data: data}},
 	})
 	if err != nil && !errors.Is(err, store.ErrConflict) {
