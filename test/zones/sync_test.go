@@ -1,9 +1,13 @@
 package zones
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/http"
+	"strings"
 	"testing"
 
+	"github.com/causeway-mesh/causeway/api/client"
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/test/testmesh"
@@ -104,4 +108,39 @@ func TestZoneStartsWithoutGlobal(t *testing.T) {
 	})
 	f.Delete(t, "MeshTimeout", "slow")
 	untilStored(t, east, "MeshTimeout", "slow", "", false)
+}
+
+// An operator asks global what a proxy of a zone gets; the answer, which is large, comes on a stream of its own.
+func TestGlobalShowsWhatAProxyGets(t *testing.T) {
+	f := testmesh.Federate(t, testmesh.FederationOptions{}, "east")
+	east := f.Zone("east")
+	east.Apply(t, `
+type: Dataplane
+mesh: default
+name: client
+networking: {address: 192.0.2.1, transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001}}
+`)
+	const services = 300
+	var text strings.Builder
+	for i := range services {
+		fmt.Fprintf(&text, "---\ntype: MeshService\nmesh: default\nname: web-%d\nspec: {selector: {dataplaneLabels: {matchLabels: {app: web}}}, ports: [{port: 80, appProtocol: http}]}\n", i)
+	}
+	east.Apply(t, text.String())
+	var config struct {
+		XDS map[string]map[string]json.RawMessage `json:"xds"`
+	}
+	path := "/meshes/default/dataplanes/" + resource.SyncedName("default", "client", "east", "") + "/_config"
+	const clusters = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+	f.Zone("east").Until(t, "global shows all clusters of the proxy", func() (any, bool) {
+		answer, err := f.Client().Do(t.Context(), client.Request{Method: http.MethodGet, Path: path})
+		if err == nil {
+			err = json.Unmarshal(answer.Body, &config)
+		}
+		return fmt.Sprintf("%d clusters, %v", len(config.XDS[clusters]), err), len(config.XDS[clusters]) == services
+	})
+	east.Halt(t)
+	f.Zone("east").Until(t, "global says that the zone is away", func() (any, bool) {
+		_, err := f.Client().Do(t.Context(), client.Request{Method: http.MethodGet, Path: path})
+		return err, err != nil && strings.Contains(err.Error(), "zone east is not connected")
+	})
 }
