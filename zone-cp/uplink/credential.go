@@ -110,6 +110,7 @@ func (u *Uplink) credential(ctx context.Context, turn int) (*credential, error) 
 	if err != nil {
 		return nil, fmt.Errorf("read the join token: %w", err)
 	}
+	u.tried = text
 	if text == "" {
 		if stored == nil {
 			return nil, fmt.Errorf("the zone has not joined yet: create a token with \"causeway zone connect %s\" and set global.joinTokenFile", u.cfg.Zone)

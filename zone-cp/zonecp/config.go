@@ -24,8 +24,10 @@ type Config struct {
 	// LookupEnv reads the environment for authorities that users keep there; nil means they cannot.
 	LookupEnv       func(string) (string, bool) `json:"-"`
 	SkipDefaultMesh bool                        `json:"skipDefaultMesh" doc:"do not create the mesh \"default\" on an empty store; a zone of a global control plane never does"`
-	Global          GlobalConfig                `json:"global"`
-	Probes          ProbesConfig                `json:"probes"`
+	// Takeover is for instances that share a database.
+	Takeover time.Duration `json:"takeover" doc:"after how long without a sign of life another instance of this zone on the same database is given up and its work done"`
+	Global   GlobalConfig  `json:"global"`
+	Probes   ProbesConfig  `json:"probes"`
 	// AllowLocalAddresses is for demos and tests.
 	AllowLocalAddresses bool `json:"allowLocalAddresses" doc:"use ingresses of other zones at loopback and link-local addresses, which only a demo on one machine has"`
 }
@@ -61,6 +63,7 @@ func Default() Config {
 		Agents:      AgentsConfig{Address: "127.0.0.1:5678", Grace: 500 * time.Millisecond, DeregisterAfter: 10 * time.Second, ForgetAfter: 72 * time.Hour},
 		Diagnostics: hosting.Diagnostics{Address: "127.0.0.1:5680", Profile: true},
 		Log:         hosting.Log{Level: "info", Format: "text"},
+		Takeover:    10 * time.Second,
 		Global:      GlobalConfig{BeatEvery: 5 * time.Second},
 		Probes:      ProbesConfig{Address: "127.0.0.1:5686"},
 	}
@@ -77,6 +80,9 @@ func (c Config) Validate() resource.Problems {
 	}
 	for i, a := range c.Global.Addresses {
 		hosting.CheckAddress(&ps, resource.Path("global.addresses").Index(i), a)
+	}
+	if c.Takeover < time.Second {
+		ps.Add("takeover", "must be at least 1s")
 	}
 	if c.Global.BeatEvery < 100*time.Millisecond {
 		ps.Add("global.beatEvery", "must be at least 100ms")

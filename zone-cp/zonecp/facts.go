@@ -68,6 +68,9 @@ func (i insights) Dataplane(meshName, name string) (json.RawMessage, bool) {
 		return nil, false
 	}
 	status, rejected, streamed := i.streams.of(k)
+	if f, _ := i.registry.Snapshot().Get(k); f.ControlPlane != i.instance {
+		streamed, rejected = false, nil // its stream is with another instance now
+	}
 	if n := len(in.Subscriptions); streamed && n > 0 {
 		in.Subscriptions = slices.Clone(in.Subscriptions)
 		in.Subscriptions[n-1].Status = status

@@ -67,8 +67,8 @@ func (z *Zone) federate() error {
 func (f *federation) link(z *Zone) {
 	f.uplink = uplink.New(uplink.Config{
 		Catalog: z.catalog, Store: z.store, Offers: f.offers, Zone: z.cfg.Zone, Instance: z.instance, Version: z.cfg.Version,
-		JoinToken: z.joinToken, Addresses: z.cfg.Global.Addresses, Meshes: z.cfg.Global.Meshes,
-		Engine: z.engine, Reports: f.reports, Remote: f.table, Exceptions: z.streams.exceptions,
+		Fence: z.fence, JoinToken: z.joinToken, Addresses: z.cfg.Global.Addresses, Meshes: z.cfg.Global.Meshes,
+		Engine: z.engine, Reports: f.reports, Remote: f.table, Exceptions: z.streams.exceptions, Inspector: inspector{z},
 		BeatEvery: z.cfg.Global.BeatEvery, Log: z.log, Registerer: z.registry,
 	})
 }
@@ -88,7 +88,7 @@ func (z *Zone) joinToken() (string, error) {
 // parts are what runs beside the rest.
 func (f *federation) parts(z *Zone) []func(context.Context) error {
 	return []func(context.Context) error{
-		f.offers.Run, f.local.Run, f.prober.Run, f.reports.run, f.uplink.Run, z.keepSigningKeys,
+		f.offers.Run, f.local.Run, f.prober.Run, f.reports.run,
 		func(ctx context.Context) error { return f.responder.Serve(ctx, z.listeners.probes) },
 	}
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/causeway-mesh/causeway/zone-cp/agents"
 	"github.com/causeway-mesh/causeway/zone-cp/derive"
 	"github.com/causeway-mesh/causeway/zone-cp/identity"
+	"github.com/causeway-mesh/causeway/zone-cp/instances"
 	"github.com/causeway-mesh/causeway/zone-cp/push"
 	"github.com/causeway-mesh/causeway/zone-cp/xds"
 )
@@ -54,6 +55,8 @@ type Zone struct {
 	streams   *streams
 	shown     *shown
 	instance  string
+	// instances are those that share the store; nil when no other one can.
+	instances *instances.Instances
 	ready     chan struct{}
 	// federation is nil in a zone that stands alone.
 	federation *federation
@@ -71,7 +74,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Zone, error) {
 	}
 	z := &Zone{cfg: cfg, log: log.With("zone", cfg.Zone), registry: prometheus.NewRegistry(), streams: newStreams(), instance: hosting.InstanceID(), ready: make(chan struct{})}
 	z.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, step := range []func(context.Context) error{z.listen, z.openCertificates, z.openStore, z.listenForProbes} {
+	for _, step := range []func(context.Context) error{z.listen, z.openOwnCertificates, z.openStore, z.listenForProbes} {
 		if err := step(ctx); err != nil {
 			z.Close()
 			return nil, err
@@ -105,16 +108,6 @@ func (z *Zone) listenForProbes(ctx context.Context) error {
 	return hosting.Listen(ctx, hosting.Port{Setting: "probes.address", Address: z.cfg.Probes.Address, Into: &z.listeners.probes})
 }
 
-func (z *Zone) openCertificates(context.Context) error {
-	addresses := append([]string{z.cfg.API.Address, z.cfg.Agents.Address}, z.cfg.Agents.Advertised...)
-	var err error
-	z.certs, err = serving.Open(serving.Config{
-		CertFile: z.cfg.TLS.CertFile, KeyFile: z.cfg.TLS.KeyFile, Dir: filepath.Join(z.cfg.WorkDir, "tls"),
-		Hosts: hosting.Hosts(z.cfg.TLS.Hosts, addresses...),
-	})
-	return err
-}
-
 func (z *Zone) openStore(ctx context.Context) error {
 	sealer, err := backend.Sealer(z.cfg.Store, z.cfg.WorkDir, z.log)
 	if err != nil {
@@ -136,7 +129,7 @@ func (z *Zone) APIAddress() string { return z.listeners.api.Addr().String() }
 // AgentsAddress is where dataplane agents connect.
 func (z *Zone) AgentsAddress() string { return z.listeners.agents.Addr().String() }
 
-// CAFile is the authority that clients of the API and agents verify the zone with.
+// CAFile is the authority that clients of the API and agents verify the zone with, once it is ready; empty with certificates of the operator.
 func (z *Zone) CAFile() string { return z.certs.CAFile() }
 
 // AdminTokenFile is where the first administrator's token was written.
@@ -162,7 +155,10 @@ func (z *Zone) Run(ctx context.Context) error {
 			return err
 		}
 		parts := []func(context.Context) error{
-			z.authority.Run, z.agents.Run, z.derive.Run, z.engine.Run, z.xds.Run, z.serveAPI, z.serveAgents, z.serveDiagnostics,
+			z.agents.Run, z.engine.Run, z.xds.Run, z.write, z.serveAPI, z.serveAgents, z.serveDiagnostics,
+		}
+		if z.instances != nil {
+			parts = append(parts, z.instances.Run)
 		}
 		if z.federation != nil {
 			parts = append(parts, z.federation.parts(z)...)
@@ -186,14 +182,16 @@ func (z *Zone) Ready() <-chan struct{} { return z.ready }
 
 // assemble makes the parts, and what an empty zone needs.
 func (z *Zone) assemble(ctx context.Context) error {
-	if err := z.openAPI(ctx); err != nil {
-		return err
+	for _, step := range []func(context.Context) error{z.openSharedCertificates, z.openInstances, z.openAPI} {
+		if err := step(ctx); err != nil {
+			return err
+		}
 	}
 	var err error
 	if z.control, err = identity.OpenControl(ctx, z.catalog, z.cfg.Zone, 0, nil); err != nil {
 		return err
 	}
-	z.authority = identity.New(identity.Config{Catalog: z.catalog, Zone: z.cfg.Zone, Log: z.log, LookupEnv: z.cfg.LookupEnv})
+	z.authority = identity.New(identity.Config{Catalog: z.catalog, Zone: z.cfg.Zone, Log: z.log, LookupEnv: z.cfg.LookupEnv, Fence: z.fence})
 	advertised := z.cfg.Agents.Advertised
 	if len(advertised) == 0 {
 		advertised = []string{z.AgentsAddress()}
@@ -204,6 +202,7 @@ func (z *Zone) assemble(ctx context.Context) error {
 		Observations: z.store, Zone: z.cfg.Zone, Instance: z.instance, Addresses: advertised,
 		Announced: func(ctx context.Context, dp resource.Key) error { return z.engine.Told(ctx, dp) },
 		Log:       z.log, Registerer: z.registry,
+		Peers: z.peers(), Writer: z.writer,
 		Grace: z.cfg.Agents.Grace, DeregisterAfter: z.cfg.Agents.DeregisterAfter, ForgetAfter: z.cfg.Agents.ForgetAfter,
 	})
 	if err != nil {
@@ -227,7 +226,7 @@ func (z *Zone) assemble(ctx context.Context) error {
 		z.federation.link(z)
 	}
 	z.derive = derive.New(derive.Config{
-		Catalog: z.catalog, Facts: issued{z.agents.Registry().Subscribe()}, Zone: z.cfg.Zone, Log: z.log, Registerer: z.registry,
+		Catalog: z.catalog, Facts: issued{z.agents.Registry().Subscribe()}, Zone: z.cfg.Zone, Fence: z.fence, Log: z.log, Registerer: z.registry,
 	})
 	z.xds, err = xds.New(xds.Config{Sessions: sessions{z.engine, z.streams, z.log}, Log: z.log, Registerer: z.registry})
 	return err
@@ -243,7 +242,7 @@ func (z *Zone) openAPI(ctx context.Context) error {
 	}
 	var err error
 	z.api, err = rest.New(rest.Config{
-		Catalog: z.catalog, Mode: mode, Zone: z.cfg.Zone, Insights: z.observed, Complete: z.shown.complete,
+		Catalog: z.catalog, Mode: mode, Zone: z.cfg.Zone, Insights: z.observed, Inspector: inspector{z}, Complete: z.shown.complete,
 		OnMeshCreated: hosting.MeshDefaults, Adoption: adoption,
 		EffectiveConfig: func() any { return hosting.Shown(z.cfg) },
 		About:           rest.About{Version: z.cfg.Version, InstanceID: z.instance},
