@@ -65,7 +65,9 @@ func (t JoinToken) Encode() (string, error) {
 }
 
 // String hides the secret.
-func (t JoinToken) String() string { return "join token " + t.ID + " of zone " + resource.Quote(t.Zone) }
+func (t JoinToken) String() string {
+	return "join token " + t.ID + " of zone " + resource.Quote(t.Zone)
+}
 
 // GoString hides the secret.
 func (t JoinToken) GoString() string { return t.String() }

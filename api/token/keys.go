@@ -65,6 +65,11 @@ func ZoneRevocations() resource.Key {
 	return resource.Key{Type: "GlobalSecret", Name: zones.revocations}
 }
 
+// DataplanePublicKey addresses the public half of a key of a mesh's dataplane tokens that another control plane signs with.
+func DataplanePublicKey(mesh string, serial int) resource.Key {
+	return resource.Key{Type: "Secret", Mesh: mesh, Name: dataplanes(mesh).keys[1] + strconv.Itoa(serial)}
+}
+
 // DataplaneRevocations addresses the list of revoked dataplane tokens of a mesh.
 func DataplaneRevocations(mesh string) resource.Key {
 	return resource.Key{Type: "Secret", Mesh: mesh, Name: dataplanes(mesh).revocations}
@@ -148,23 +153,33 @@ type parsedKey struct {
 
 const maxParsed = 10_000
 
-// bySerial returns one key of a family.
-func (r *ring) bySerial(f family, n int) (key, error) {
+// bySerial returns the keys of a family with a serial number. There can be several: control planes of one mesh number their keys
+// each for itself, and know the public halves of the others.
+func (r *ring) bySerial(f family, n int) ([]key, error) {
 	suffix := strconv.Itoa(n)
-	var found *resource.Resource
+	var found []key
+	var failed error
 	for _, prefix := range f.keys {
 		r.secrets.EachSecret(f.mesh, prefix+suffix, func(s resource.Resource) bool {
 			if s.Name != prefix+suffix { // serial 10 begins like serial 1
 				return true
 			}
-			found = &s
+			k, err := r.parse(s)
+			if err != nil {
+				failed = err
+				return false
+			}
+			found = append(found, k)
 			return false
 		})
-		if found != nil {
-			return r.parse(*found)
-		}
 	}
-	return key{}, fmt.Errorf("%w: %s, serial %d", ErrNoSigningKey, f.what, n)
+	switch {
+	case len(found) > 0:
+		return found, nil
+	case failed != nil:
+		return nil, failed
+	}
+	return nil, fmt.Errorf("%w: %s, serial %d", ErrNoSigningKey, f.what, n)
 }
 
 // newest returns the private key of a family with the highest serial.

@@ -83,7 +83,7 @@ var (
 func dataplanes(mesh string) family {
 	return family{
 		mesh:        mesh,
-		keys:        []string{"dataplane-token-signing-key-" + mesh + "-"},
+		keys:        []string{"dataplane-token-signing-key-" + mesh + "-", "dataplane-token-signing-public-key-" + mesh + "-"},
 		revocations: "dataplane-token-revocations-" + mesh,
 		what:        "dataplane tokens of mesh " + resource.Quote(mesh),
 	}

@@ -425,3 +425,35 @@ func FuzzValidator(f *testing.F) {
 		}
 	})
 }
+
+// A zone takes tokens of its own key and of global's, though both have the same serial; the public half mints nothing.
+func TestKeysOfTwoControlPlanesWithOneSerial(t *testing.T) {
+	global, zone, other := newPlane(t), newPlane(t), newPlane(t)
+	key := token.DataplaneSigningKey("default", 1)
+	zone.secrets.put(key, signingKey(t, 1))
+	other.secrets.put(key, signingKey(t, 2))
+	public, err := token.PublicKey(signingKey(t, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	zone.secrets.put(token.DataplanePublicKey("default", 1), public)
+	issue := func(p *plane) string {
+		tok, err := p.issuer.Dataplane(token.Dataplane{Mesh: "default", Workload: "web"}, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tok
+	}
+	for what, p := range map[string]*plane{"the zone's own": zone, "global's": global} {
+		if d, _, err := zone.validator.Dataplane(issue(p)); err != nil || d.Workload != "web" {
+			t.Errorf("a token of %s key: %+v, %v", what, d, err)
+		}
+	}
+	tok := issue(other)
+	_, _, err = zone.validator.Dataplane(tok)
+	wantRefused(t, "a token of another zone's key", tok, err, "signature")
+	delete(zone.secrets, key)
+	if _, err := zone.issuer.Dataplane(token.Dataplane{Mesh: "default"}, time.Hour); !errors.Is(err, token.ErrNoSigningKey) {
+		t.Errorf("issued with a public key: %v", err)
+	}
+}

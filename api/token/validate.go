@@ -91,8 +91,15 @@ func (v *Validator) check(token string, familyOf func(claims) (family, error)) (
 		if err != nil {
 			return nil, err
 		}
-		k, err := v.ring.bySerial(f, n)
-		return k.public, err
+		keys, err := v.ring.bySerial(f, n)
+		if err != nil {
+			return nil, err
+		}
+		var set jwt.VerificationKeySet
+		for _, k := range keys {
+			set.Keys = append(set.Keys, k.public)
+		}
+		return set, nil
 	})
 	if err != nil {
 		return claims{}, refusal(err)

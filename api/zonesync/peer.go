@@ -603,8 +603,26 @@ func (p *Peer) Tick(status *Beat) Step {
 	default:
 		p.counter++
 		p.beat(&s, status)
+		p.advance(&s)
 	}
 	return s
+}
+
+// advanceAfter is how far the history may run ahead of a scope in which nothing changes before its receiver is told so: its cursor must
+// not fall behind what the history retains.
+const advanceAfter = 1000
+
+// advance moves the cursors of quiet scopes, with a batch that holds nothing.
+func (p *Peer) advance(s *Step) {
+	for _, scope := range slices.Sorted(maps.Keys(p.out)) {
+		o := p.out[scope]
+		if o.credit == 0 || !o.quiet() || !SameLineage(o.at.GetLineage(), p.head.GetLineage()) || p.head.GetRevision() < o.at.GetRevision()+advanceAfter {
+			continue
+		}
+		o.credit--
+		s.send(&Message{Body: &Message_Batch{&Batch{Scope: scope, From: o.at, To: p.head, Last: true, Generation: o.generation}}})
+		o.at = p.head
+	}
 }
 
 // Tell sends the status between two ticks.

@@ -22,6 +22,7 @@ var update = flag.Bool("update", false, "write the expected output of the script
 // Only commit an update if you understand every change in it.
 //
 //	global put SCOPE ID CONTENT    write at global (zone put: at the zone); global del SCOPE ID
+//	global busy N                  N writes that concern nobody
 //	global drop SCOPE              offer the scope no more
 //	connect                        a new link between both, with what they hold
 //	run                            deliver everything and apply it, until nothing moves
@@ -339,6 +340,12 @@ func (w *world) edit(t *testing.T, p *party, c []string) {
 		w.tell(p, c[1], c[2], false)
 	case c[0] == "drop" && len(c) == 2:
 		w.drop(p, c[1])
+	case c[0] == "busy" && len(c) == 2:
+		n, _ := strconv.Atoi(c[1])
+		p.revision += uint64(n)
+		if p.peer != nil {
+			p.peer.Head(p.position(p.revision))
+		}
 	case c[0] == "limit" && len(c) == 2:
 		p.limit, _ = strconv.Atoi(c[1])
 	default:

@@ -54,7 +54,7 @@ func privateKeyPrefix(mesh string) string {
 // publicKeyName is the name under which the public half of a signing key travels.
 func publicKeyName(mesh, private string) string {
 	serial, _ := strings.CutPrefix(private, privateKeyPrefix(mesh))
-	return "dataplane-token-signing-public-key-" + mesh + "-" + serial
+	return strings.TrimSuffix(token.DataplanePublicKey(mesh, 1).Name, "1") + serial
 }
 
 // staysHere says that a Secret or GlobalSecret never leaves the control plane that has it, whatever else is true.
