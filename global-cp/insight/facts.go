@@ -2,11 +2,14 @@ package insight
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/zonesync"
+	"github.com/causeway-mesh/causeway/store/catalog"
 )
 
 // Facts is what one zone is told of the others: the counts of their services, and which of them are connected.
@@ -108,7 +111,7 @@ func (f *Facts) Next(all bool) []*zonesync.Fact {
 		if all || len(keys) == 0 {
 			for k, v := range z.facts {
 				if zonesync.FactIsShared(k) && offered {
-					out = append(out, &zonesync.Fact{Key: k, Value: bounded(s, name, k, v)})
+					out = append(out, &zonesync.Fact{Key: k, Value: f.b.bounded(s, name, k, v)})
 				}
 			}
 			continue
@@ -116,7 +119,7 @@ func (f *Facts) Next(all bool) []*zonesync.Fact {
 		for k := range keys {
 			fact := &zonesync.Fact{Key: k}
 			if v, ok := z.facts[k]; ok && offered {
-				fact.Value = bounded(s, name, k, v)
+				fact.Value = f.b.bounded(s, name, k, v)
 			}
 			out = append(out, fact)
 		}
@@ -124,14 +127,24 @@ func (f *Facts) Next(all bool) []*zonesync.Fact {
 	return out
 }
 
-// counter counts registered dataplanes.
-type counter interface {
-	Count(typ, mesh string) int
-	ByKRI(kri resource.KRI) (resource.Resource, bool)
+// A place is a mesh in a zone.
+type place struct{ zone, mesh string }
+
+// registered counts the dataplanes of each place. The caller holds the lock.
+func (b *Board) registered(s *catalog.Snapshot) map[place]uint32 {
+	if b.counted.at != s {
+		b.counted.at, b.counted.dataplanes = s, map[place]uint32{}
+		s.Each(mesh.TypeDataplane, "", func(r resource.Resource) bool {
+			b.counted.dataplanes[place{r.Zone(), r.Mesh}]++
+			return true
+		})
+	}
+	return b.counted.dataplanes
 }
 
-// bounded keeps a zone from claiming more endpoints than it has registered dataplanes, or a service that is not its own.
-func bounded(s counter, zone, key string, value json.RawMessage) []byte {
+// bounded keeps a zone from claiming more endpoints than it has registered dataplanes, or a service that is not its own. What is cut
+// down is noted, since what it counts may be on its way. The caller holds the lock.
+func (b *Board) bounded(s *catalog.Snapshot, zone, key string, value json.RawMessage) []byte {
 	text, ok := zonesync.FactOfCounts(key)
 	if !ok {
 		return value
@@ -141,19 +154,51 @@ func bounded(s counter, zone, key string, value json.RawMessage) []byte {
 		return nil
 	}
 	service, ok := s.ByKRI(kri)
-	var c zonesync.Counts
-	if !ok || service.Zone() != zone || json.Unmarshal(value, &c) != nil {
+	if !ok {
+		b.zones[zone].cut[key] = true
 		return nil
 	}
-	limit := uint32(min(s.Count(mesh.TypeDataplane, service.Mesh), 1<<20))
+	var c zonesync.Counts
+	if service.Zone() != zone || json.Unmarshal(value, &c) != nil {
+		return nil
+	}
+	limit := b.registered(s)[place{zone, service.Mesh}]
 	for section, p := range c.Ports {
+		if p.Total > limit {
+			b.zones[zone].cut[key] = true
+		}
 		p.Total = min(p.Total, limit)
 		p.Healthy = min(p.Healthy, p.Total)
 		c.Ports[section] = p
 	}
-	b, err := json.Marshal(c)
+	out, err := json.Marshal(c)
 	if err != nil {
 		return nil
 	}
-	return b
+	return out
+}
+
+// registeredMore tells facts again that were cut down, after zones have registered something.
+func (b *Board) registeredMore(u catalog.Update) {
+	zones := map[string]bool{}
+	for _, k := range u.Changed {
+		if k.Type != mesh.TypeDataplane && k.Type != mesh.TypeMeshService {
+			continue
+		}
+		if r, ok := u.Snapshot.Get(k); ok && r.Zone() != "" {
+			zones[r.Zone()] = true
+		}
+	}
+	again := map[string][]string{}
+	b.mu.Lock()
+	for name, z := range b.zones {
+		if (u.All || zones[name]) && len(z.cut) > 0 {
+			again[name] = slices.Collect(maps.Keys(z.cut))
+			clear(z.cut)
+		}
+	}
+	b.mu.Unlock()
+	for name, keys := range again {
+		b.note(name, keys)
+	}
 }

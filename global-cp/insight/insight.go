@@ -24,6 +24,7 @@ import (
 	"github.com/causeway-mesh/causeway/api/zonesync"
 	"github.com/causeway-mesh/causeway/store"
 	"github.com/causeway-mesh/causeway/store/catalog"
+	"github.com/causeway-mesh/causeway/store/exchange"
 )
 
 // Observer is the part of a store that keeps observations.
@@ -54,6 +55,10 @@ type Board struct {
 	zones   map[string]*zone
 	changed chan struct{} // closed and replaced when anything moved
 	readers map[*Facts]struct{}
+	counted struct { // dataplanes of a snapshot
+		at         *catalog.Snapshot
+		dataplanes map[place]uint32
+	}
 }
 
 // zone is what is known of one zone. The exported half is what instances share.
@@ -63,6 +68,7 @@ type zone struct {
 	conn   *Conn                      // the link, when this instance holds it
 	dirty  bool                       // the status is not shared yet
 	parts  map[string]bool            // neither are these parts of the facts
+	cut    map[string]bool            // facts that claim more than is registered
 }
 
 // status is how a zone stands, as it is shared between instances.
@@ -152,6 +158,7 @@ func (b *Board) followZones(ctx context.Context) error {
 			}
 			b.retell(k.Name)
 		}
+		b.registeredMore(u)
 	}
 }
 
@@ -284,7 +291,9 @@ func (b *Board) learn(ctx context.Context) error {
 	return nil
 }
 
-func newZone() *zone { return &zone{facts: map[string]json.RawMessage{}, parts: map[string]bool{}} }
+func newZone() *zone {
+	return &zone{facts: map[string]json.RawMessage{}, parts: map[string]bool{}, cut: map[string]bool{}}
+}
 
 // staleAfter is how long a zone counts as online at another instance after its last beat.
 const staleAfter = 30 * time.Second
@@ -483,6 +492,7 @@ const (
 
 // Zone implements rest.Insights: the ZoneInsight of a zone, with what Causeway adds to it.
 func (b *Board) Zone(name string) (json.RawMessage, bool) {
+	refused := b.refused(name)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	z := b.zones[name]
@@ -502,7 +512,7 @@ func (b *Board) Zone(name string) (json.RawMessage, bool) {
 	}{
 		ZoneInsight: mesh.ZoneInsight{Subscriptions: z.Status.Subscriptions}, Online: z.Status.Online,
 		Received: z.Status.Received, Computed: z.Status.Computed, Acknowledged: z.Status.Acknowledged, Proxies: z.Status.Proxies,
-		Exceptions: slices.Concat(z.Status.Exceptions, z.Status.SetAside), Reachability: z.facts[zonesync.FactReachability],
+		Exceptions: slices.Concat(z.Status.Exceptions, z.Status.SetAside, refused), Reachability: z.facts[zonesync.FactReachability],
 	}
 	if !z.Status.LastBeat.IsZero() {
 		out.HealthCheck = &mesh.ZoneHealthCheck{Time: z.Status.LastBeat.UTC()}
@@ -516,6 +526,23 @@ func (b *Board) Zone(name string) (json.RawMessage, bool) {
 	}
 	text, err := json.Marshal(out)
 	return text, err == nil
+}
+
+// maxRefused bounds how much is shown of what a zone sent and global did not take.
+const maxRefused = 100
+
+// refused lists what global has set aside of a zone's objects.
+func (b *Board) refused(name string) []mesh.PropagationException {
+	sink, err := exchange.NewSink(exchange.SinkConfig{Catalog: b.cfg.Catalog, From: exchange.Party{Zone: name}})
+	if err != nil {
+		return nil
+	}
+	list := sink.Rejected("")
+	var out []mesh.PropagationException
+	for _, r := range list[:min(len(list), maxRefused)] {
+		out = append(out, mesh.PropagationException{Type: "object", Name: r.GetId(), Reason: "global does not take it: " + r.GetReason()})
+	}
+	return out
 }
 
 // maxSkew is how far a zone's clock may be off before it is shown.

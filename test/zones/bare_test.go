@@ -1,6 +1,7 @@
 package zones
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/serving"
+	"github.com/causeway-mesh/causeway/api/view"
 	"github.com/causeway-mesh/causeway/api/zonesync"
 	"github.com/causeway-mesh/causeway/global-cp/access"
 	"github.com/causeway-mesh/causeway/global-cp/hub"
@@ -69,6 +71,11 @@ type version struct {
 	bounds   exchange.Bounds
 	life     time.Duration // of credentials
 	instance string
+	// poses is the zone as which a zone offers what it has, when it is not honest; facts is what it claims.
+	poses string
+	facts []*zonesync.Fact
+	// beat is the interval of beats. Default 300ms.
+	beat time.Duration
 }
 
 // run runs something until the test ends, or the returned function is called.
@@ -103,11 +110,11 @@ func openBare(t testing.TB, zone string, v version) *bare {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bare{t: t, zone: zone, store: v.store}
+	b := &bare{t: t, zone: cmp.Or(v.poses, zone), store: v.store}
 	if b.catalog, err = catalog.Open(t.Context(), catalog.Config{Store: v.store, Kinds: v.kinds, Sealer: sealer, RetryInterval: 20 * time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
-	if b.offers, err = exchange.NewOffers(exchange.OffersConfig{Catalog: b.catalog, Store: v.store, Zone: zone}); err != nil {
+	if b.offers, err = exchange.NewOffers(exchange.OffersConfig{Catalog: b.catalog, Store: v.store, Zone: cmp.Or(v.poses, zone)}); err != nil {
 		t.Fatal(err)
 	}
 	run(t, b.catalog.Run, b.offers.Run)
@@ -247,7 +254,9 @@ func (g *bareGlobal) token(zone string) string {
 // A bareZone keeps a link.
 type bareZone struct {
 	*bare
+	joins  string // as this zone
 	uplink *uplink.Uplink
+	told   told
 	stop   func()
 
 	mu   sync.Mutex
@@ -255,17 +264,41 @@ type bareZone struct {
 }
 
 // idle is the engine and the facts of a zone without proxies.
-type idle struct{}
+type idle struct {
+	facts []*zonesync.Fact
+	ready chan struct{}
+}
 
-func (idle) Standing(context.Context) (push.Standing, error) { return push.Standing{}, nil }
-func (idle) Progressed() <-chan struct{}                     { return nil }
-func (idle) Facts(bool) []*zonesync.Fact                     { return nil }
-func (idle) Ready() <-chan struct{}                          { return nil }
+func (*idle) Standing(context.Context) (push.Standing, error) { return push.Standing{}, nil }
+func (*idle) Progressed() <-chan struct{}                     { return nil }
+func (i *idle) Facts(bool) []*zonesync.Fact                   { return i.facts }
+func (i *idle) Ready() <-chan struct{}                        { return i.ready }
+
+// told is what a zone was told of the services of others.
+type told struct {
+	mu  sync.Mutex
+	all map[string]*view.Remote // by the names of copies
+}
+
+func (r *told) Observe(k resource.Key, counts *view.Remote, _ uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.all == nil {
+		r.all = map[string]*view.Remote{}
+	}
+	r.all[k.Name] = counts
+}
+
+func (r *told) of(name string) *view.Remote {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.all[name]
+}
 
 // newBareZone makes a zone that joins when it is started.
 func newBareZone(t testing.TB, name, token string, v version) *bareZone {
 	t.Helper()
-	z := &bareZone{bare: openBare(t, name, v), text: token}
+	z := &bareZone{bare: openBare(t, name, v), joins: name, text: token}
 	z.start(v)
 	return z
 }
@@ -273,14 +306,15 @@ func newBareZone(t testing.TB, name, token string, v version) *bareZone {
 // start begins to keep a link.
 func (z *bareZone) start(v version) {
 	z.t.Helper()
+	claims := &idle{facts: v.facts, ready: make(chan struct{}, 1)}
 	z.uplink = uplink.New(uplink.Config{
-		Catalog: z.catalog, Store: z.store, Offers: z.offers, Zone: z.zone, Instance: z.zone + v.instance, Version: "bare",
+		Catalog: z.catalog, Store: z.store, Offers: z.offers, Zone: z.joins, Instance: z.joins + v.instance, Version: "bare",
 		JoinToken: func() (string, error) {
 			z.mu.Lock()
 			defer z.mu.Unlock()
 			return z.text, nil
 		},
-		Features: v.features, Engine: idle{}, Reports: idle{}, Now: v.now, BeatEvery: 300 * time.Millisecond, RetryMax: 300 * time.Millisecond,
+		Features: v.features, Engine: claims, Reports: claims, Remote: &z.told, Now: v.now, BeatEvery: cmp.Or(v.beat, 300*time.Millisecond), RetryMax: 300 * time.Millisecond,
 		Log: slog.New(slog.DiscardHandler),
 	})
 	z.stop = run(z.t, z.uplink.Run)
