@@ -389,12 +389,14 @@ func (p *past) of(t envoy.Type, name, version string) *envoy.Fragment {
 // Debt is what the next stream of the same client should be told, nil when there is nothing. The session has ended with it.
 func (s *Session) Debt() *Debt {
 	var d Debt
-	open := false
 	c := &s.channels[envoy.Endpoint]
-	for _, set := range []names{slices.Collect(maps.Keys(c.await)), slices.Collect(maps.Keys(c.resend))} {
-		d.endpoints = append(d.endpoints, set...)
-		open = open || len(set) > 0
+	for name, w := range c.await {
+		if w.frag != nil { // its cluster was sent; others only were to be asked for
+			d.endpoints = append(d.endpoints, name)
+		}
 	}
+	d.endpoints = slices.AppendSeq(d.endpoints, maps.Keys(c.resend))
+	open := len(d.endpoints) > 0
 	for i := range s.channels {
 		c := &s.channels[i]
 		for name, h := range c.over {
