@@ -3,6 +3,7 @@ package faults_test
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -35,13 +36,21 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serve runs a zone with an embedded store and says where its API is when it is ready.
+// zoneFile holds the configuration of such a zone, if it is not the usual one.
+const zoneFile = "zone.json"
+
+// serve runs a zone, with an embedded store if nothing else is configured, and says where its API is when it is ready.
 func serve(dir string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	c := zonecp.Default()
 	c.Zone, c.WorkDir, c.Store.Type = "east", dir, backend.Embedded
 	c.API.Address, c.Agents.Address, c.Diagnostics.Address = "127.0.0.1:0", "127.0.0.1:0", ""
+	if text, err := os.ReadFile(filepath.Join(dir, zoneFile)); err == nil {
+		if err := json.Unmarshal(text, &c); err != nil {
+			return err
+		}
+	}
 	z, err := zonecp.New(ctx, c, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	if err != nil {
 		return err

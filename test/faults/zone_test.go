@@ -1,5 +1,6 @@
 // Package faults breaks what a whole zone stands on and feeds it what nobody should send: the database goes away, the
-// process is killed, two instances share a store, requests are malformed. It runs no Envoy and has no faults of the data path.
+// process is killed, two instances share a store, requests are malformed. Envoys run here only to show that they do not notice;
+// faults of the data path are tested elsewhere.
 package faults_test
 
 import (

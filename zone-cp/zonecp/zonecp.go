@@ -123,6 +123,9 @@ func (z *Zone) openStore(ctx context.Context) error {
 	return err
 }
 
+// Instance names this life of this control plane.
+func (z *Zone) Instance() string { return z.instance }
+
 // APIAddress is where the REST API listens.
 func (z *Zone) APIAddress() string { return z.listeners.api.Addr().String() }
 

@@ -1,0 +1,258 @@
+package faults_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/store/backend"
+	"github.com/causeway-mesh/causeway/test/pg"
+	"github.com/causeway-mesh/causeway/test/testmesh"
+	"github.com/causeway-mesh/causeway/zone-cp/zonecp"
+)
+
+// A couple is two instances of one zone on one database: one in a process of its own, which may be killed, and one in this process.
+type couple struct {
+	*testmesh.Mesh
+	dsn   string
+	apart *process
+	other *api // of the instance apart
+	// The addresses for agents, of the instance apart first and of that in this process first.
+	apartFirst, hereFirst []string
+}
+
+// takeover is short, so that tests end soon.
+const takeover = 2 * time.Second
+
+// startCouple starts the instance apart first, so that it is the one that writes for the zone.
+func startCouple(t *testing.T) *couple {
+	t.Helper()
+	c := &couple{dsn: pg.Database(t)}
+	// They share the directory for the administrator's token and the sealing keys.
+	dir, there, here := t.TempDir(), freeAddress(t), freeAddress(t)
+	c.apartFirst, c.hereFirst = []string{there, here}, []string{here, there}
+	configure := func(cfg *zonecp.Config) {
+		cfg.WorkDir, cfg.Takeover, cfg.Agents.Advertised = dir, takeover, c.apartFirst
+		cfg.Store.Type, cfg.Store.Postgres.DSN = backend.Postgres, c.dsn
+	}
+	cfg := settings(t, dir, backend.Postgres)
+	cfg.Agents.Address, cfg.Diagnostics.Address = there, ""
+	configure(&cfg)
+	text, err := json.Marshal(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, zoneFile), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.apart = spawn(t, dir)
+	c.other = c.apart.client(t, dir)
+	until(t, "the instance apart writes for the zone", func() (any, bool) {
+		w := c.writer(t)
+		return w, w == c.instance(t, c.other)
+	})
+	c.Mesh = testmesh.Start(t, testmesh.Options{Store: backend.Postgres, DSN: c.dsn, Configure: func(cfg *zonecp.Config) {
+		configure(cfg)
+		cfg.Agents.Address = here
+	}})
+	return c
+}
+
+// writer is the instance that holds the lease.
+func (c *couple) writer(t *testing.T) string {
+	t.Helper()
+	db, err := pgx.Connect(t.Context(), c.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close(t.Context())
+	var holder string
+	if err := db.QueryRow(t.Context(), "SELECT coalesce(max(holder), '') FROM leases WHERE name = 'zone-writer'").Scan(&holder); err != nil {
+		t.Fatal(err)
+	}
+	return holder
+}
+
+func (c *couple) instance(t *testing.T, a *api) string {
+	t.Helper()
+	var index struct {
+		InstanceID string `json:"instanceId"`
+	}
+	if err := json.Unmarshal([]byte(a.must(t, "GET", "/", "").body), &index); err != nil {
+		t.Fatal(err)
+	}
+	return index.InstanceID
+}
+
+// A seen is what an instance shows of a dataplane.
+type seen struct {
+	Insight struct {
+		mesh.DataplaneInsight
+	} `json:"dataplaneInsight"`
+}
+
+func (s seen) online() bool {
+	n := len(s.Insight.Subscriptions)
+	return n > 0 && s.Insight.Subscriptions[n-1].DisconnectTime.IsZero()
+}
+
+// by is the instance that has the session.
+func (s seen) by() string {
+	if n := len(s.Insight.Subscriptions); n > 0 {
+		return s.Insight.Subscriptions[n-1].ControlPlaneInstanceID
+	}
+	return ""
+}
+
+func (s seen) issued() uint32 {
+	if s.Insight.MTLS == nil {
+		return 0
+	}
+	return uint32(s.Insight.MTLS.CertificateRegenerations)
+}
+
+// overview is how this process's instance sees a dataplane, or, with other, how the other one does.
+func (c *couple) overview(t *testing.T, other bool, name string) seen {
+	t.Helper()
+	var s seen
+	if !other {
+		c.Overview(t, name, &s)
+		return s
+	}
+	a := c.other.must(t, "GET", "/meshes/default/dataplanes/"+name+"/_overview", "")
+	if err := json.Unmarshal([]byte(a.body), &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// An envoyState is what a proxy would notice of anything but a reconnect.
+type envoyState struct {
+	certificates string
+	listeners    int
+	clusters     int
+}
+
+func stateOf(t *testing.T, i *testmesh.Instance) envoyState {
+	t.Helper()
+	certs, err := i.Admin("/certs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serials []string
+	for line := range strings.Lines(certs) {
+		if strings.Contains(line, "serial_number") {
+			serials = append(serials, strings.TrimSpace(line))
+		}
+	}
+	return envoyState{
+		certificates: strings.Join(serials, " "),
+		listeners:    i.Stat(t, `listener_manager\.listener_(added|modified|removed)`),
+		clusters:     i.Stat(t, `cluster_manager\.cluster_(added|modified|removed)`),
+	}
+}
+
+const identities = `
+type: MeshIdentity
+name: identity
+spec:
+  selector: {dataplane: {}}
+  provider: {type: Bundled, bundled: {insecureAllowSelfSigned: true, autogenerate: {enabled: true}}}
+---
+type: MeshTrafficPermission
+name: everybody
+spec:
+  rules:
+  - default: {allow: [{spiffeID: {type: Prefix, value: "spiffe://"}}]}
+`
+
+// An instance is killed that serves half of the proxies and writes for the zone. Its agents come to the other one, no request fails,
+// no proxy notices more than a reconnect, and what the writer did goes on.
+func TestAnInstanceIsKilled(t *testing.T) {
+	c := startCouple(t)
+	c.Apply(t, identities)
+	all := c.Workloads(t,
+		testmesh.Workload{Name: "web-1", Zone: c.apartFirst}, testmesh.Workload{Name: "web-2", Zone: c.hereFirst},
+		testmesh.Workload{Name: "client-1", Zone: c.apartFirst}, testmesh.Workload{Name: "client-2", Zone: c.hereFirst},
+	)
+	there, here := c.instance(t, c.other), c.ControlPlane().Instance()
+	where := map[string]string{"web-1": there, "web-2": here, "client-1": there, "client-2": here}
+	for name, instance := range where {
+		for _, other := range []bool{false, true} {
+			c.Until(t, fmt.Sprintf("%s is shown as online at its instance, at the other one: %t", name, other), func() (any, bool) {
+				s := c.overview(t, other, name)
+				return s.Insight, s.online() && s.by() == instance && s.issued() == 1
+			})
+		}
+	}
+	var loads []*testmesh.Load
+	for _, client := range all[2:] {
+		for _, server := range []string{"web-1", "web-2"} {
+			c.Until(t, client.Name+" reaches "+server, func() (any, bool) {
+				r := client.Reach(t, "web")
+				return r, r.Answer.Instance == server
+			})
+		}
+		loads = append(loads, c.Load(t, client, testmesh.Request{Service: "web"}, 50))
+	}
+	before := map[string]envoyState{}
+	for _, w := range all {
+		before[w.Name] = stateOf(t, w)
+	}
+
+	c.apart.kill()
+	for name := range where {
+		took := c.Until(t, name+" is with the instance that is left", func() (any, bool) {
+			s := c.overview(t, false, name)
+			return s.Insight, s.online() && s.by() == here
+		})
+		t.Logf("%s moved within %s", name, took)
+	}
+	took := c.Until(t, "the instance that is left writes for the zone", func() (any, bool) {
+		w := c.writer(t)
+		return w, w == here
+	})
+	t.Logf("the writer was replaced within %s", took)
+	for _, l := range loads {
+		l.More(t, 200)
+	}
+	for _, w := range all {
+		if now := stateOf(t, w); now != before[w.Name] {
+			t.Errorf("%s noticed: %+v, before %+v", w.Name, now, before[w.Name])
+		}
+		if n := c.overview(t, false, w.Name).issued(); n != 1 {
+			t.Errorf("%s was issued %d certificates, want 1", w.Name, n)
+		}
+	}
+
+	// What only the writer does: the service of a new workload gets its address.
+	api := c.Workload(t, testmesh.Workload{Name: "api-1", Zone: c.apartFirst})
+	for _, client := range all[2:] {
+		client.Reach(t, "api")
+	}
+	api.Reach(t, "web")
+	for _, l := range loads {
+		l.Stop().NoFailure(t)
+	}
+	c.Apply(t, `
+type: MeshTimeout
+mesh: default
+name: quick
+spec:
+  to:
+  - targetRef: {kind: Mesh}
+    default: {http: {requestTimeout: 300ms}}
+`)
+	for _, from := range append(all, api) {
+		from.Expect(t, testmesh.Request{Service: "web", Path: "/?delay=5s"}, http.StatusGatewayTimeout)
+	}
+	c.apart.check(t)
+}
