@@ -29,11 +29,8 @@ type couple struct {
 	apartFirst, hereFirst []string
 }
 
-// takeover is short, so that tests end soon.
-const takeover = 2 * time.Second
-
 // startCouple starts the instance apart first, so that it is the one that writes for the zone.
-func startCouple(t *testing.T) *couple {
+func startCouple(t *testing.T, takeover time.Duration) *couple {
 	t.Helper()
 	c := &couple{dsn: pg.Database(t)}
 	// They share the directory for the administrator's token and the sealing keys.
@@ -79,6 +76,14 @@ func (c *couple) writer(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return holder
+}
+
+func (c *couple) untilWriter(t *testing.T, instance string) time.Duration {
+	t.Helper()
+	return c.Until(t, "instance "+instance+" writes for the zone", func() (any, bool) {
+		w := c.writer(t)
+		return w, w == instance
+	})
 }
 
 func (c *couple) instance(t *testing.T, a *api) string {
@@ -177,7 +182,7 @@ spec:
 // An instance is killed that serves half of the proxies and writes for the zone. Its agents come to the other one, no request fails,
 // no proxy notices more than a reconnect, and what the writer did goes on.
 func TestAnInstanceIsKilled(t *testing.T) {
-	c := startCouple(t)
+	c := startCouple(t, 2*time.Second) // short, so that the test ends soon
 	c.Apply(t, identities)
 	all := c.Workloads(t,
 		testmesh.Workload{Name: "web-1", Zone: c.apartFirst}, testmesh.Workload{Name: "web-2", Zone: c.hereFirst},
@@ -216,11 +221,7 @@ func TestAnInstanceIsKilled(t *testing.T) {
 		})
 		t.Logf("%s moved within %s", name, took)
 	}
-	took := c.Until(t, "the instance that is left writes for the zone", func() (any, bool) {
-		w := c.writer(t)
-		return w, w == here
-	})
-	t.Logf("the writer was replaced within %s", took)
+	t.Logf("the writer was replaced within %s", c.untilWriter(t, here))
 	for _, l := range loads {
 		l.More(t, 200)
 	}
@@ -254,5 +255,41 @@ spec:
 	for _, from := range append(all, api) {
 		from.Expect(t, testmesh.Request{Service: "web", Path: "/?delay=5s"}, http.StatusGatewayTimeout)
 	}
+	c.apart.check(t)
+}
+
+// A proxy of one instance leaves: also those of the other one are told before it goes. Then that instance stops gracefully: the other
+// one writes at once, however long it would wait for one that is dead, and the agents go on there.
+func TestWhatLeavesGracefullyIsNotMissed(t *testing.T) {
+	c := startCouple(t, time.Minute)
+	c.Apply(t, identities)
+	all := c.Workloads(t,
+		testmesh.Workload{Name: "web-1", Zone: c.apartFirst}, testmesh.Workload{Name: "web-2", Zone: c.hereFirst},
+		testmesh.Workload{Name: "web-3", Zone: c.apartFirst}, testmesh.Workload{Name: "client-1", Zone: c.hereFirst},
+	)
+	client := all[3]
+	for _, server := range []string{"web-1", "web-2", "web-3"} {
+		c.Until(t, client.Name+" reaches "+server, func() (any, bool) {
+			r := client.Reach(t, "web")
+			return r, r.Answer.Instance == server
+		})
+	}
+	load := c.Load(t, client, testmesh.Request{Service: "web"}, 100)
+	load.More(t, 50)
+	all[0].Stop(t)
+	load.More(t, 50)
+	c.Until(t, "web-1 is deregistered by the instance that writes, also for this one", func() (any, bool) {
+		var s seen
+		return s, !c.Overview(t, "web-1", &s)
+	})
+
+	c.apart.stop(t)
+	t.Logf("the writer was replaced within %s", c.untilWriter(t, c.ControlPlane().Instance()))
+	c.Until(t, "web-3 is with the instance that is left", func() (any, bool) {
+		s := c.overview(t, false, "web-3")
+		return s.Insight, s.online() && s.by() == c.ControlPlane().Instance()
+	})
+	load.More(t, 100)
+	load.Stop().NoFailure(t)
 	c.apart.check(t)
 }

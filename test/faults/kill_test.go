@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/causeway-mesh/causeway/store/backend"
 	"github.com/causeway-mesh/causeway/zone-cp/zonecp"
@@ -114,6 +115,19 @@ func spawn(t *testing.T, dir string) *process {
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // gone already is as good
 	<-p.ended
+}
+
+// stop ends the process gracefully.
+func (p *process) stop(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		t.Fatalf("the zone does not stop:\n%s", tail(p.log.String(), 4000))
+	}
 }
 
 // client waits until the zone is ready.
