@@ -150,6 +150,10 @@ func (a *App) answer(w http.ResponseWriter, r *http.Request) {
 	if status == 0 {
 		panic(http.ErrAbortHandler) // the connection breaks
 	}
+	if r.URL.Path == StreamPath {
+		a.stream(w, r)
+		return
+	}
 	q := r.URL.Query()
 	if d, err := time.ParseDuration(q.Get("delay")); err == nil {
 		wait := time.NewTimer(d)

@@ -42,8 +42,6 @@ type Workload struct {
 	Block string
 	// Token is what the agent is allowed to be. Default the name and the service.
 	Token Token
-	// Zone lists the instances of the zone in the order to try, host:port. Default the one in this process.
-	Zone []string
 	// Drain is how long a stop may take. Default 3s.
 	Drain time.Duration
 	// Apart runs the agent in a process of its own, so that it can be killed. The test binary must call Main.
@@ -58,10 +56,11 @@ type Instance struct {
 	App  *App   // nil of an ingress
 	Host string // the loopback address of the workload
 
-	mesh *Mesh
-	http *http.Client
-	logs *journal
-	cfg  agent.Config
+	owner testing.TB // until whose end it runs, whoever starts its agent again
+	mesh  *Mesh
+	http  *http.Client
+	logs  *journal
+	cfg   agent.Config
 
 	mu        sync.Mutex
 	agent     running
@@ -148,7 +147,7 @@ func (m *Mesh) instance(t testing.TB, w Workload) *Instance {
 	if w.Token.Name == "" && w.Token.Workload == "" {
 		w.Token.Name, w.Token.Workload = w.Name, w.Service
 	}
-	i := &Instance{Workload: w, Host: nextHost(), mesh: m, http: newClient(64), logs: newJournal(), addresses: map[string]string{}}
+	i := &Instance{Workload: w, Host: nextHost(), owner: t, mesh: m, http: newClient(64), logs: newJournal(), addresses: map[string]string{}}
 	if !w.ingress {
 		i.App = startApp(t, w.Name, w.Protocol, i.Host)
 	}
@@ -178,9 +177,6 @@ func (i *Instance) settings(t testing.TB) agent.Config {
 	cp := m.ControlPlane()
 	c := agent.Default()
 	c.Zone.Addresses, c.Zone.CAFile = []string{cp.AgentsAddress()}, cp.CAFile()
-	if len(i.Zone) > 0 {
-		c.Zone.Addresses = i.Zone
-	}
 	c.Dataplane.File = write("dataplane.yaml", i.dataplane(t))
 	c.Dataplane.TokenFile = write("token", []byte(m.Token(t, i.Token)))
 	c.Envoy.Binary = m.envoy
@@ -226,10 +222,10 @@ func (i *Instance) launch(t testing.TB) {
 	i.mu.Lock()
 	i.agent = a
 	i.mu.Unlock()
-	t.Cleanup(func() {
-		i.finish(t, a)
-		if t.Failed() {
-			t.Logf("the end of the log of %s:\n%s", i.Name, i.logs.tail(25))
+	i.owner.Cleanup(func() {
+		i.finish(i.owner, a)
+		if i.owner.Failed() {
+			i.owner.Logf("the end of the log of %s:\n%s", i.Name, i.logs.tail(25))
 		}
 	})
 }
