@@ -236,7 +236,7 @@ func (g *Global) ZoneOverview(t testing.TB, name string, into any) bool {
 	return true
 }
 
-// A Backup is the files of the embedded store of a control plane that is halted.
+// A Backup is the files of the embedded store of a control plane.
 type Backup map[string][]byte
 
 func backup(t testing.TB, dir string) Backup {
@@ -280,7 +280,7 @@ func remove(t testing.TB, pattern string) {
 // WorkDir is where global keeps its files.
 func (g *Global) WorkDir() string { return filepath.Join(g.dir, "global") }
 
-// Backup copies the store of global, which is halted.
+// Backup copies the store of global as it is on disk; complete is that of a global that is halted.
 func (g *Global) Backup(t testing.TB) Backup {
 	t.Helper()
 	return backup(t, g.WorkDir())
@@ -290,6 +290,14 @@ func (g *Global) Backup(t testing.TB) Backup {
 func (g *Global) Restore(t testing.TB, b Backup) {
 	t.Helper()
 	restore(t, g.WorkDir(), b)
+}
+
+// CrashGlobal ends global so that what its disk holds at this moment is all that is left, as when its process is killed.
+func (g *Global) CrashGlobal(t testing.TB) {
+	t.Helper()
+	image := g.Backup(t)
+	g.HaltGlobal(t)
+	g.Restore(t, image)
 }
 
 // WipeGlobal removes everything of global, which is halted: store, keys, certificates and tokens.
@@ -303,7 +311,7 @@ func (g *Global) WipeGlobal(t testing.TB) {
 // WorkDir is where the zone keeps its files.
 func (z *Zone) WorkDir() string { return filepath.Join(z.dir, "zone") }
 
-// Backup copies the store of the zone, which is halted.
+// Backup copies the store of the zone as it is on disk; complete is that of a zone that is halted.
 func (z *Zone) Backup(t testing.TB) Backup {
 	t.Helper()
 	return backup(t, z.WorkDir())
@@ -313,6 +321,14 @@ func (z *Zone) Backup(t testing.TB) Backup {
 func (z *Zone) Restore(t testing.TB, b Backup) {
 	t.Helper()
 	restore(t, z.WorkDir(), b)
+}
+
+// Crash ends the control plane so that what its disk holds at this moment is all that is left, as when its process is killed.
+func (z *Zone) Crash(t testing.TB) {
+	t.Helper()
+	image := z.Backup(t)
+	z.Halt(t)
+	z.Restore(t, image)
 }
 
 // Rebuild starts a zone that is halted with nothing left of it and a new join token.

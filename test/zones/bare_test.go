@@ -34,7 +34,8 @@ import (
 	"github.com/causeway-mesh/causeway/zone-cp/uplink"
 )
 
-const patience = 30 * time.Second
+// patience bounds every wait; it is only reached by a test that fails.
+const patience = 3 * time.Minute
 
 // until waits for a named condition.
 func until(t testing.TB, what string, cond func() (state any, ok bool)) {
@@ -149,6 +150,16 @@ func (b *bare) commit(rs ...resource.Resource) {
 	}
 }
 
+// commitAll writes policies of one spec in one batch.
+func (b *bare) commitAll(names []string, text string) {
+	b.t.Helper()
+	var rs []resource.Resource
+	for _, name := range names {
+		rs = append(rs, b.resource("MeshTimeout", "default", name, text))
+	}
+	b.commit(rs...)
+}
+
 func (b *bare) delete(typ, in, name string) {
 	b.t.Helper()
 	_, err := b.catalog.Commit(b.t.Context(), catalog.Batch{Deletes: []catalog.Delete{{Key: resource.Key{Type: typ, Mesh: in, Name: name}, Expect: store.ExpectAny}}})
@@ -244,7 +255,13 @@ func newBareGlobal(t testing.TB, v version) *bareGlobal {
 
 func (g *bareGlobal) token(zone string) string {
 	g.t.Helper()
-	text, err := g.access.NewJoinToken(g.t.Context(), zone, time.Hour, []string{g.address}, g.ca)
+	return g.tokenVia(zone, g.address)
+}
+
+// tokenVia lets a zone join through another address.
+func (g *bareGlobal) tokenVia(zone, address string) string {
+	g.t.Helper()
+	text, err := g.access.NewJoinToken(g.t.Context(), zone, time.Hour, []string{address}, g.ca)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -333,4 +350,33 @@ func (z *bareZone) untilLinked(linked bool, says string) {
 		s := z.uplink.State()
 		return fmt.Sprintf("%+v", s), s.Linked == linked && strings.Contains(s.Err, says)
 	})
+}
+
+// gone notes what is deleted from a control plane, from now on; the result says so.
+func (b *bare) gone() func() []string {
+	b.t.Helper()
+	feed := b.catalog.Subscribe()
+	var mu sync.Mutex
+	var deleted []string
+	run(b.t, func(ctx context.Context) error {
+		defer feed.Close()
+		for {
+			u, err := feed.Next(ctx)
+			if err != nil {
+				return nil // the test is over
+			}
+			for _, k := range u.Changed {
+				if _, ok := u.Snapshot.Get(k); !ok {
+					mu.Lock()
+					deleted = append(deleted, k.String())
+					mu.Unlock()
+				}
+			}
+		}
+	})
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return deleted
+	}
 }
