@@ -12,7 +12,7 @@ help: ## Show the targets
 build: ## Build the one binary, bin/causeway
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/causeway .
 
-demo: build ## Run a whole mesh on this machine until Ctrl-C: fetches Envoy, builds, shows real traffic
+demo: build ## Run global and two zones on this machine until Ctrl-C: fetches Envoy, builds, shows real traffic
 	bin/causeway envoy fetch >/dev/null && bin/causeway demo up
 
 run: build ## Run one zone with the embedded store in ./causeway-data

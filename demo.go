@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -65,8 +66,25 @@ func (p *program) demo(cmd *cobra.Command, o demo.Options) error {
 	if o.Dir, err = p.demoDir(); err != nil {
 		return err
 	}
+	o.Name = calledAs(o.Binary)
 	o.Out, o.Environ, o.PostgreSQL = p.stdout, p.environ, p.env(demoStoreVariable)
 	return demoHint(demo.Run(cmd.Context(), o))
+}
+
+// calledAs is what a person types to run this program from here.
+func calledAs(binary string) string {
+	name := filepath.Base(binary)
+	if found, err := exec.LookPath(name); err == nil {
+		if abs, err := filepath.EvalSymlinks(found); err == nil && abs == binary {
+			return name
+		}
+	}
+	if here, err := os.Getwd(); err == nil {
+		if rel, err := filepath.Rel(here, binary); err == nil && filepath.IsLocal(rel) && rel != name {
+			return rel
+		}
+	}
+	return binary
 }
 
 // demoDir is where a user's running demo is found: below $XDG_RUNTIME_DIR, or else in the cache.
@@ -116,7 +134,7 @@ func (t *demoPart) flags(cmd *cobra.Command) {
 func (t demoPart) name(cmd *cobra.Command, arg string, needed bool) (string, error) {
 	switch whole := filepath.Base(arg) == arg && arg != "global" && arg != ""; {
 	case !whole && (t.gateway || t.plane || t.zone):
-		return "", usageError{fmt.Errorf("%s takes no other flag than a zone's name does", cmd.CommandPath()), cmd.CommandPath()}
+		return "", usageError{errors.New("--gateway, --control-plane and --whole-zone go with the name of a zone alone, such as east"), cmd.CommandPath()}
 	case t.gateway:
 		return arg + "/gateway", nil
 	case t.plane:

@@ -19,7 +19,7 @@ import (
 // otherVariables are the CAUSEWAY_ variables that are no settings of a role; they may stand in any environment.
 var otherVariables = []string{
 	"CAUSEWAY_CONTEXT", "CAUSEWAY_SERVER", "CAUSEWAY_CA_FILE", "CAUSEWAY_TOKEN_FILE", "CAUSEWAY_MESH", "CAUSEWAY_OUTPUT",
-	envoy.PathVariable,
+	envoy.PathVariable, demoStoreVariable,
 }
 
 func (p *program) runCommand() *cobra.Command {

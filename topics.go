@@ -35,8 +35,10 @@ The CA and the token of a context are only used for the server of that context.`
   NO_COLOR              no colours
   HTTPS_PROXY, NO_PROXY as usual
 
-Proxies and tests:
+Proxies, tests and the demo:
   CAUSEWAY_ENVOY        Envoy binary to use instead of the fetched one
+  CAUSEWAY_DEMO_STORE   postgres://… of an empty database for the global control plane of "causeway demo up"
+  XDG_RUNTIME_DIR       where the commands of the demo find each other; without it XDG_CACHE_HOME or ~/.cache
 
 Control planes and proxies read their settings as CAUSEWAY_*: see "causeway help settings".`)},
 	{"exit-codes", "what the exit code of a command says", static(`  0    done

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -22,6 +23,8 @@ var ErrNotRunning = errors.New("no demo of yours is running")
 
 // ErrRunning is told when a second demo is started.
 var ErrRunning = errors.New("a demo of yours is running already")
+
+var errStarting = errors.New("the demo is still starting; try again in a moment")
 
 // A command is what is asked of a running demo.
 type command struct {
@@ -116,23 +119,18 @@ func (c *control) close(clean func() error) error {
 // handler answers commands until run ends.
 func (d *Demo) handler(run context.Context) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /status", d.whenReady(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(d.status()) // the client may be gone
-	})
+	}))
 	mux.HandleFunc("POST /break", d.act(run, "break", func(ctx context.Context, c command, tell func(string)) error {
-		return d.breakPart(ctx, c.Target, c.Kill, tell)
+		return d.breakParts(ctx, c.Target, c.Kill, tell)
 	}))
 	mux.HandleFunc("POST /heal", d.act(run, "heal", func(ctx context.Context, c command, tell func(string)) error {
 		return d.heal(ctx, c.Target, tell)
 	}))
 	mux.HandleFunc("POST /down", func(w http.ResponseWriter, _ *http.Request) {
-		n := 0
-		for _, c := range d.children() {
-			if !c.ended() {
-				n++
-			}
-		}
+		n := d.alive.Load()
 		tell := teller(w)
 		d.end()
 		<-d.control.gone
@@ -141,9 +139,19 @@ func (d *Demo) handler(run context.Context) http.Handler {
 	return mux
 }
 
+func (d *Demo) whenReady(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !d.ready.Load() {
+			http.Error(w, errStarting.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		h(w, r)
+	}
+}
+
 // act does one thing at a time for clients, and tells both them and the one who started the demo.
 func (d *Demo) act(run context.Context, verb string, do func(context.Context, command, func(string)) error) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+	return d.whenReady(func(w http.ResponseWriter, r *http.Request) {
 		tell := teller(w)
 		var c command
 		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxCommand))
@@ -167,14 +175,17 @@ func (d *Demo) act(run context.Context, verb string, do func(context.Context, co
 			last.Error = err.Error()
 		}
 		tell(last)
-	}
+	})
 }
 
 // teller sends messages one by one.
 func teller(w http.ResponseWriter) func(message) {
 	w.Header().Set("Content-Type", "application/json")
 	enc, flush := json.NewEncoder(w), http.NewResponseController(w)
+	var mu sync.Mutex
 	return func(m message) {
+		mu.Lock()
+		defer mu.Unlock()
 		_ = enc.Encode(m) // the client may be gone
 		_ = flush.Flush()
 	}
@@ -231,6 +242,10 @@ func (r *Running) do(ctx context.Context, method, path, body string) (*http.Resp
 	var dial *net.OpError
 	if errors.As(err, &dial) && dial.Op == "dial" {
 		return nil, ErrNotRunning
+	}
+	if err == nil && res.StatusCode == http.StatusServiceUnavailable {
+		res.Body.Close()
+		return nil, errStarting
 	}
 	if err == nil && res.StatusCode != http.StatusOK {
 		res.Body.Close()

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -24,6 +25,8 @@ import (
 type Options struct {
 	// Binary is the causeway program whose control planes and agents are run.
 	Binary string
+	// Name is how people call it. Default causeway.
+	Name string
 	// Environ is the environment of what is run; settings of Causeway in it are left out.
 	Environ []string
 	// Out is where progress is told.
@@ -53,10 +56,14 @@ type Demo struct {
 	door    net.Listener // where people send requests
 	control *control
 	end     context.CancelFunc
+	// farewell is how the command went that ends a demo which checks itself.
+	farewell chan error
 
 	acting sync.Mutex // held while something is broken or healed
 	mu     sync.Mutex // guards which processes there are, and the output
 	work   sync.WaitGroup
+	alive  atomic.Int64 // processes
+	ready  atomic.Bool
 }
 
 // services are the demo's services in the order of their calls.
@@ -72,6 +79,9 @@ const instancesEach = 2
 func Run(ctx context.Context, o Options) (err error) {
 	if o.Rate <= 0 {
 		o.Rate = 20
+	}
+	if o.Name == "" {
+		o.Name = "causeway"
 	}
 	d := &Demo{opts: o, began: time.Now()}
 	if d.envoy, err = envoy.Find(ctx); err != nil {
@@ -89,17 +99,12 @@ func Run(ctx context.Context, o Options) (err error) {
 	if d.control, err = listenControl(d.opts.Dir); err != nil {
 		return errors.Join(fmt.Errorf("demo: %w", err), os.RemoveAll(d.dir))
 	}
-	defer func() {
-		d.takeDown()
-		if o.Keep || err != nil && ctx.Err() == nil {
-			d.say("Logs are in %s", d.dir)
-		}
-		err = errors.Join(err, d.control.close(d.keeping(o.Keep || err != nil && ctx.Err() == nil)))
-	}()
+	defer func() { err = d.finish(ctx, err) }()
+	d.control.serve(d.handler(run))
 	if err := d.up(run); err != nil {
 		return d.unlessEnded(run, fmt.Errorf("demo: %w", err))
 	}
-	d.serve(run)
+	d.open(run)
 	if o.Check {
 		return d.check(run)
 	}
@@ -116,13 +121,34 @@ func (d *Demo) unlessEnded(run context.Context, err error) error {
 	return err
 }
 
-func (d *Demo) keeping(keep bool) func() error {
-	return func() error {
+// finish takes everything down, and cleans up unless the logs are of use.
+func (d *Demo) finish(ctx context.Context, err error) error {
+	d.takeDown()
+	keep := d.opts.Keep || err != nil && ctx.Err() == nil
+	if keep {
+		d.say("Logs are in %s", d.dir)
+	}
+	err = errors.Join(err, d.control.close(func() error {
 		if keep {
 			return nil
 		}
 		return os.RemoveAll(d.dir)
+	}))
+	if d.farewell == nil {
+		return err
 	}
+	if bye := <-d.farewell; bye != nil {
+		return errors.Join(err, fmt.Errorf("demo: down: %w", bye))
+	}
+	return errors.Join(err, d.nothingLeft(context.WithoutCancel(ctx)))
+}
+
+// nothingLeft says whether anything still listens.
+func (d *Demo) nothingLeft(ctx context.Context) error {
+	if at := d.taken(ctx); at != "" {
+		return fmt.Errorf("demo: something still listens on %s", at)
+	}
+	return nil
 }
 
 func (d *Demo) say(format string, args ...any) {
@@ -187,31 +213,68 @@ func (d *Demo) untilAnswers(ctx context.Context, z *zone) error {
 	})
 }
 
-// serve lets people in and traffic flow, until ctx ends.
-func (d *Demo) serve(ctx context.Context) {
+// open lets people in and traffic flow, until ctx ends.
+func (d *Demo) open(ctx context.Context) {
 	d.work.Go(func() { d.serveDoor(ctx) })
 	d.work.Go(func() { d.load(ctx) })
-	d.control.serve(d.handler(ctx))
+	d.ready.Store(true)
 }
+
+// The ports of control planes, as everywhere, and of the door.
+const (
+	apiPort    = 5682
+	agentsPort = 5678
+	zonesPort  = 5685
+	probesPort = 5686
+	doorPort   = 8080
+)
 
 // firstBlock and lastBlock bound the 127.X.0.0/16 of which a demo takes one for itself.
 const (
 	firstBlock = 20
 	lastBlock  = 69
-	doorPort   = 8080
 )
 
-// takeBlock takes the first block that no other demo has. Fixed ports in a block of one's own collide with nobody's.
+// takeBlock takes the first block that no other demo has, not even what is left of one that was killed. Fixed ports in a block of one's
+// own collide with nobody's.
 func (d *Demo) takeBlock(ctx context.Context) error {
 	var lc net.ListenConfig
-	var err error
+	var failed error
 	for x := firstBlock; x <= lastBlock; x++ {
 		d.block = fmt.Sprintf("127.%d", x)
-		if d.door, err = lc.Listen(ctx, "tcp", d.at(0, 1, doorPort)); err == nil {
+		door, err := lc.Listen(ctx, "tcp", d.at(0, 1, doorPort))
+		if err != nil {
+			failed = err
+			continue
+		}
+		at := d.taken(ctx)
+		if at == "" {
+			d.door = door
 			return nil
 		}
+		failed = errors.Join(fmt.Errorf("%s is taken", at), door.Close())
 	}
-	return fmt.Errorf("find loopback addresses for the demo, which needs all of 127.0.0.0/8 on the loopback interface, as Linux has it: %w", err)
+	return fmt.Errorf("find loopback addresses for the demo, which needs all of 127.0.0.0/8 on the loopback interface, as Linux has it: %w", failed)
+}
+
+// taken is an address of the block where somebody listens, the door apart; empty when there is none.
+func (d *Demo) taken(ctx context.Context) string {
+	var lc net.ListenConfig
+	for row := 0; row <= len(zoneNames); row++ {
+		for host := 1; host <= 10*len(services)+instancesEach; host++ {
+			for _, port := range []int{apiPort, agentsPort, zonesPort, probesPort, ingressPort, readyPort, servicePort, appPort} {
+				if row == 0 && host == 1 && port == doorPort {
+					continue
+				}
+				l, err := lc.Listen(ctx, "tcp", d.at(row, host, port))
+				if err != nil {
+					return d.at(row, host, port)
+				}
+				_ = l.Close() // nothing was accepted
+			}
+		}
+	}
+	return ""
 }
 
 // ip is a host of the demo: row 0 is global's, the others are those of zones.
@@ -261,14 +324,7 @@ func (d *Demo) write(name, text string) (string, error) {
 // takeDown ends everything: proxies first, so that nobody misses a control plane.
 func (d *Demo) takeDown() {
 	d.end()
-	var proxies, planes []unit
-	for _, p := range d.parts() {
-		if p.kind == kindService || p.kind == kindGateway {
-			proxies = append(proxies, p.unit...)
-		} else {
-			planes = append(planes, p.unit...)
-		}
-	}
+	proxies, planes := apart(d.parts())
 	stopAll(proxies, false)
 	stopAll(planes, false)
 	for _, z := range d.zones {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -38,7 +39,7 @@ func (d *Demo) parts() []part {
 	for _, z := range d.zones {
 		out = append(out,
 			part{z.name + "/" + kindControlPlane, kindControlPlane, z, "the control plane of " + z.name, []unit{z.plane}},
-			part{z.name + "/" + kindGateway, kindGateway, z, "the ingress of " + z.name, []unit{z.ingress}})
+			part{z.name + "/" + kindGateway, kindGateway, z, "the ingress gateway of " + z.name, []unit{z.ingress}})
 		for _, s := range services {
 			p := part{name: z.name + "/" + s, kind: kindService, zone: z, what: fmt.Sprintf("both instances of %s in %s", s, z.name)}
 			for _, i := range z.service(s) {
@@ -89,8 +90,38 @@ func (d *Demo) find(name string) ([]part, error) {
 	return nil, fmt.Errorf("%w; there are %s, and whole zones", err, strings.Join(names, ", "))
 }
 
-// breakPart stops or kills parts, waits until traffic has found its way, and tells both.
-func (d *Demo) breakPart(ctx context.Context, name string, kill bool, tell func(string)) error {
+// told names parts for people, a whole zone as one.
+func told(parts []part) string {
+	of := map[*zone]int{}
+	for _, p := range parts {
+		of[p.zone]++
+	}
+	var out []string
+	for _, p := range parts {
+		switch all := 2 + len(services); {
+		case p.zone == nil || of[p.zone] < all:
+			out = append(out, p.what)
+		case p.kind == kindControlPlane: // the first part of a zone
+			out = append(out, "all of zone "+p.zone.name)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// apart are the processes of parts: proxies, and control planes.
+func apart(parts []part) (proxies, planes []unit) {
+	for _, p := range parts {
+		if p.kind == kindControlPlane || p.kind == kindGlobal {
+			planes = append(planes, p.unit...)
+		} else {
+			proxies = append(proxies, p.unit...)
+		}
+	}
+	return proxies, planes
+}
+
+// breakParts stops or kills parts, waits until traffic has found its way, and tells both.
+func (d *Demo) breakParts(ctx context.Context, name string, kill bool, tell func(string)) error {
 	if name == "" {
 		return errors.New("say what to break")
 	}
@@ -103,30 +134,23 @@ func (d *Demo) breakPart(ctx context.Context, name string, kill bool, tell func(
 		tell(name + " is broken already.")
 		return nil
 	}
-	verb := "Stopped"
-	if kill {
-		verb = "Killed"
-	}
+	proxies, planes := apart(found)
 	return d.whileWatched(ctx, tell, func() error {
-		var proxies, planes []unit
-		for _, p := range found {
-			if p.kind == kindControlPlane || p.kind == kindGlobal {
-				planes = append(planes, p.unit...)
-			} else {
-				proxies = append(proxies, p.unit...)
-			}
-		}
 		if kill {
+			tell("Killing " + told(found) + " …")
 			stopAll(slices.Concat(proxies, planes), true)
-		} else {
+			return nil
+		}
+		tell("Stopping " + told(found) + " …")
+		for _, u := range proxies {
+			u.process().stop(false)
+		}
+		if len(planes) > 0 {
 			stopAll(proxies, false) // they say goodbye to the control plane
 			stopAll(planes, false)
 		}
-		for _, p := range found {
-			tell(fmt.Sprintf("%s %s.", verb, p.what))
-		}
 		return nil
-	})
+	}, func() { stopAll(proxies, kill) })
 }
 
 // heal starts what is broken of the parts, waits until traffic has come home, and tells both.
@@ -140,55 +164,81 @@ func (d *Demo) heal(ctx context.Context, name string, tell func(string)) error {
 		tell("Nothing is broken.")
 		return nil
 	}
+	proxies, planes := apart(found)
 	return d.whileWatched(ctx, tell, func() error {
-		for _, planes := range []bool{true, false} {
+		tell("Starting " + told(found) + " …")
+		for _, units := range [][]unit{planes, proxies} {
 			start, startCtx := errgroup.WithContext(ctx)
-			for _, p := range found {
-				if planes != (p.kind == kindControlPlane || p.kind == kindGlobal) {
-					continue
-				}
-				for _, u := range p.unit {
-					if !running(u) {
-						start.Go(func() error { return u.start(startCtx) })
-					}
+			for _, u := range units {
+				if !running(u) {
+					start.Go(func() error { return u.start(startCtx) })
 				}
 			}
 			if err := start.Wait(); err != nil {
 				return err
 			}
 		}
-		for _, p := range found {
-			tell(fmt.Sprintf("Started %s.", p.what))
-		}
 		return nil
-	})
+	}, func() {})
 }
 
-// whileWatched does something, waits until requests take the way that they should then, and tells what users saw meanwhile.
-func (d *Demo) whileWatched(ctx context.Context, tell func(string), do func() error) error {
+// whileWatched does something, waits until requests take the way that they should then, finishes, and tells what users saw meanwhile.
+func (d *Demo) whileWatched(ctx context.Context, tell func(string), do func() error, finish func()) error {
 	w := d.traffic.watch()
 	defer w.close()
-	if err := do(); err != nil {
-		return err
+	err := do()
+	if err == nil {
+		err = d.follow(ctx, tell)
 	}
-	if err := d.settle(ctx); err != nil {
-		return err
-	}
+	finish()
 	w.close()
-	if err := d.until(ctx, "answers to all requests", func() (string, bool) {
-		_, open := w.seen()
-		return fmt.Sprint(open, " are missing"), open == 0
-	}); err != nil {
+	if err != nil {
+		return err
+	}
+	if err := d.until(ctx, "answers to all requests", w.complete); err != nil {
 		return err
 	}
 	t, _ := w.seen()
-	if way := d.expected(); way == "" {
-		tell("Nobody is left who could answer.")
-	} else {
-		tell("Answers now come by " + way + ".")
-	}
 	tell("Meanwhile: " + t.requests() + ".")
 	return nil
+}
+
+// hintAfter and giveUpAfter are when somebody who waits for traffic is told why: policies of their own may send it elsewhere.
+const (
+	hintAfter   = 5 * time.Second
+	giveUpAfter = 70 * time.Second
+)
+
+// follow waits until requests take the way that they should, and tells which one it is.
+func (d *Demo) follow(ctx context.Context, tell func(string)) error {
+	want := d.expected()
+	ctx, cancel := context.WithTimeout(ctx, giveUpAfter)
+	defer cancel()
+	hint := time.AfterFunc(hintAfter, func() {
+		t := d.traffic.last(time.Second)
+		tell(fmt.Sprintf("Waiting for requests to take the way %s; now: %s", orNobody(want), &t))
+	})
+	err := d.settle(ctx)
+	hint.Stop()
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		t := d.traffic.last(recently)
+		tell(fmt.Sprintf("Requests still take another way: %s. Do policies of yours send them there?", &t))
+	case err != nil:
+		return err
+	case want == "":
+		tell("Nobody is left who could answer.")
+	default:
+		tell("Answers now come by " + want + ".")
+	}
+	return nil
+}
+
+func orNobody(way string) string {
+	if way == "" {
+		return "to nobody"
+	}
+	return way
 }
 
 // expected is the way that requests should take with what runs now; empty when there is none.

@@ -31,7 +31,7 @@ type plane struct {
 
 // newPlane prepares a control plane of a row of addresses.
 func (d *Demo) newPlane(name string, row int, args ...string) *plane {
-	p := &plane{d: d, name: name, api: d.at(row, 1, 5682), work: d.file(name)}
+	p := &plane{d: d, name: name, api: d.at(row, 1, apiPort), work: d.file(name)}
 	p.args = append(args, "--work-dir", p.work, "--api-address", p.api, "--diagnostics-address", "")
 	return p
 }
@@ -115,7 +115,7 @@ func (p *plane) remove(ctx context.Context, typ, name string) error {
 }
 
 func (d *Demo) newGlobal() (*plane, error) {
-	args := []string{"run", "global", "--zones-address", d.at(0, 1, 5685), "--zones-allow-local-addresses", "--zones-beat-every", "1s"}
+	args := []string{"run", "global", "--zones-address", d.at(0, 1, zonesPort), "--zones-allow-local-addresses", "--zones-beat-every", "1s"}
 	if d.opts.PostgreSQL != "" {
 		file, err := d.write("dsn", d.opts.PostgreSQL)
 		if err != nil {
@@ -128,10 +128,14 @@ func (d *Demo) newGlobal() (*plane, error) {
 
 // startGlobal starts global and writes there what holds in all zones.
 func (d *Demo) startGlobal(ctx context.Context) error {
-	if err := d.global.start(ctx); err != nil {
-		return err
+	err := d.global.start(ctx)
+	if err == nil {
+		err = d.global.apply(ctx, declarations())
 	}
-	if err := d.global.apply(ctx, declarations()); err != nil {
+	switch {
+	case err != nil && d.opts.PostgreSQL != "":
+		return fmt.Errorf("global on PostgreSQL, which must be reachable and empty, as the demo keeps none of the keys to what is in it: %w", err)
+	case err != nil:
 		return err
 	}
 	kind := "embedded"

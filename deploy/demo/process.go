@@ -44,8 +44,10 @@ func (d *Demo) spawn(ctx context.Context, name string, args ...string) (*child, 
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	c := &child{name: name, cmd: cmd, log: path, done: make(chan struct{})}
+	d.alive.Add(1)
 	d.work.Go(func() {
 		_ = cmd.Wait() // how it ended stands in its log
+		d.alive.Add(-1)
 		close(c.done)
 	})
 	return c, nil
@@ -60,9 +62,11 @@ func (c *child) ended() bool {
 	}
 }
 
-// stop asks the process to end, or kills it.
+// stop asks the process to end, or kills it. It asks once: asked again, a process ends without draining.
 func (c *child) stop(kill bool) {
-	c.stopping.Store(true)
+	if c.stopping.Swap(true) && !kill {
+		return
+	}
 	sig := os.Interrupt
 	if kill {
 		sig = os.Kill

@@ -66,7 +66,7 @@ func (s Status) String() string {
 	}
 	fmt.Fprintf(&b, "\nAnswers come by %s\n", s.Traffic)
 	if len(broken) > 0 {
-		fmt.Fprintf(&b, "Broken: %s. \"causeway demo heal\" brings everything back.\n", strings.Join(broken, ", "))
+		fmt.Fprintf(&b, "Broken: %s. The command heal brings everything back.\n", strings.Join(broken, ", "))
 	} else {
 		b.WriteString("Nothing is broken.\n")
 	}

@@ -17,21 +17,23 @@ import (
 
 func (d *Demo) introduce() {
 	d.say(`
-Ready after %s. Requests: %d per second to %s   Logs: %s
+Ready after %[1]s: %[2]d requests per second go to %[3]s
 
 Try in another terminal:
-  causeway demo break east/catalog         # both instances stop: west answers, no request fails
-  causeway demo status                     # what runs, and who answers
-  causeway demo heal                       # traffic comes home
-  causeway demo break global               # nothing stops: zones need global for changes only
-  causeway demo break west --whole-zone --kill
-Look at it, with global as the control plane that you talk to:
-  causeway context add demo --server https://%s --ca-file %s --token-file %s
-  causeway get zones
-  causeway get dataplanes
-  causeway delete meshtrafficpermission web-to-catalog     # refused in both zones at once
-"causeway demo down" or Ctrl-C takes everything down.
-`, time.Since(d.began).Round(100*time.Millisecond), d.opts.Rate, d.doorURL(), d.dir, d.global.api, d.global.caFile(), d.global.tokenFile())
+  %[4]s demo break east/catalog            # both instances stop: west answers, no request fails
+  %[4]s demo status                        # what runs, and who answers
+  %[4]s demo heal                          # traffic comes home
+  %[4]s demo break global                  # traffic goes on: zones need global for changes only
+  %[4]s demo break west --whole-zone --kill
+Look into it, with global as the control plane that you talk to:
+  %[4]s context add demo --server https://%[5]s \
+    --ca-file %[6]s --token-file %[7]s
+  %[4]s get zones
+  %[4]s get dataplanes
+  %[4]s delete meshtrafficpermission web-to-catalog     # refused in both zones at once
+
+Ctrl-C or "%[4]s demo down" takes everything down. Logs are in %[8]s.
+`, time.Since(d.began).Round(100*time.Millisecond), d.opts.Rate, d.doorURL(), d.opts.Name, d.global.api, d.global.caFile(), d.global.tokenFile(), d.dir)
 }
 
 // A step of the story is a sentence and what happens under load.
@@ -44,47 +46,96 @@ type step struct {
 
 // check plays the story. What breaks and heals parts are the commands that people use.
 func (d *Demo) check(ctx context.Context) error {
-	east, west := d.zones[0], d.zones[1]
-	steps := []step{
-		{"requests stay in east, and both instances of every service answer", d.untilAnswered("catalog-1@east", "catalog-2@east", "stock-1@east", "stock-2@east"), false},
-		{"every service sees the identity of its caller", d.untilSeen(east, east, east), false},
-		{"web may not ask stock directly: what nobody permits is refused", d.checkShortcut, false},
-		{"a second demo is refused", d.checkSecond, false},
-
-		{"catalog stops in east: west answers", d.then(d.run("break", "east/catalog"), d.untilAnswered("catalog-1@west", "catalog-2@west")), false},
-		{"identities hold across zones", d.untilSeen(east, west, west), false},
-		{"the status says so", d.checkStatus("east/catalog"), false},
-		{"catalog is healed: traffic comes home", d.then(d.run("heal"), d.untilAnswered("catalog-1@east", "catalog-2@east")), false},
-		{"catalog is killed in east: west answers", d.run("break", "east/catalog", "--kill"), false},
-		{"the ingress of west is killed, too: nobody can answer", d.then(d.run("break", "west", "--gateway", "--kill"), d.untilWithdrawn), true},
-		{"the ingress is healed: west answers again", d.run("heal", "west", "--gateway"), true},
-		{"catalog is healed: traffic comes home", d.run("heal"), false},
-
-		{"a policy written at global spreads calls of stock over both zones", d.checkSpread, false},
-		{"the ingress of west stops: all calls stay in east", d.then(d.run("break", "west", "--gateway"), d.untilAlone(west)), false},
-		{"it is healed: west answers its part again", d.then(d.run("heal"), d.untilAnswered("stock-1@west", "stock-2@west")), false},
-		{"the policy is deleted: traffic comes home", d.then(d.removing("MeshLoadBalancingStrategy", "spread-stock"), d.settle), false},
-
-		{"global is killed: traffic goes on", d.then(d.run("break", "global", "--kill"), d.untilMore), false},
-		{"zones fail over without global", d.run("break", "east/catalog"), false},
-		{"and come home without it", d.run("heal", "east/catalog"), false},
-		{"global is healed: a permission that is taken away is in force in both zones", d.then(d.run("heal", "global"), d.removing("MeshTrafficPermission", "web-to-catalog"), d.untilEverybody(http.StatusForbidden)), true},
-		{"and so is one that is given", d.then(d.giving(permission("web", "catalog")), d.untilEverybody(http.StatusOK), d.settle), true},
-
-		{"the control plane of east is killed: traffic goes on", d.then(d.run("break", "east", "--control-plane", "--kill"), d.untilMore), false},
-		{"it is healed: nobody notices", d.then(d.run("heal"), d.untilMore), false},
-		{"all of west is killed: east goes on", d.then(d.run("break", "west", "--whole-zone", "--kill"), d.untilMore), false},
-		{"west is healed and answers", d.then(d.run("heal", "west"), func(ctx context.Context) error { return d.untilAnswers(ctx, west) }, d.untilReachable), false},
-		{"nothing is broken any more", d.checkStatus(""), false},
-	}
-	for _, s := range steps {
+	n := 0
+	for _, s := range slices.Concat(d.peace(), d.failover(), d.policy(), d.controlPlanes()) {
 		if err := d.play(ctx, s); err != nil {
 			return fmt.Errorf("demo: %s: %w", s.what, err)
 		}
 		d.say("✓ %s", s.what)
+		n++
 	}
-	d.say("All %d steps went as told.", len(steps))
+	if err := d.goodbye(ctx); err != nil {
+		return fmt.Errorf("demo: down: %w", err)
+	}
+	d.say("All %d steps went as told.", n+1)
 	return nil
+}
+
+func (d *Demo) peace() []step {
+	east := d.zones[0]
+	return []step{
+		{
+			"requests stay in east, and both instances of every service answer",
+			d.then(d.untilAnswered("catalog-1@east", "catalog-2@east", "stock-1@east", "stock-2@east"), d.settle), false,
+		},
+		{"every service sees the identity of its caller", d.untilSeen(east, east, east), false},
+		{"web may not ask stock directly: what nobody permits is refused", d.checkShortcut, false},
+		{"a second demo is refused", d.checkSecond, false},
+	}
+}
+
+func (d *Demo) failover() []step {
+	east, west := d.zones[0], d.zones[1]
+	return []step{
+		{"catalog stops in east: west answers", d.then(d.run("break", "east/catalog"), d.settle, d.untilAnswered("catalog-1@west", "catalog-2@west")), false},
+		{"identities hold across zones", d.untilSeen(east, west, west), false},
+		{"the status says what is broken", d.checkStatus("east/catalog"), false},
+		{"catalog is healed: traffic comes home", d.then(d.run("heal"), d.settle, d.untilAnswered("catalog-1@east", "catalog-2@east")), false},
+		{"catalog is killed in east: west answers", d.then(d.run("break", "east/catalog", "--kill"), d.settle), false},
+		{
+			"the gateway of west is killed, too: it is withdrawn, and nobody can answer",
+			d.then(d.run("break", "west", "--gateway", "--kill"), d.untilWithdrawn, d.settle), true,
+		},
+		{"the gateway is healed: west answers again", d.then(d.run("heal", "west", "--gateway"), d.settle), true},
+		{"catalog is healed: traffic comes home", d.then(d.run("heal"), d.settle), false},
+	}
+}
+
+func (d *Demo) policy() []step {
+	return []step{
+		{"a policy written at global spreads calls of stock over both zones", d.checkSpread, false},
+		{"the gateway of west stops: all calls stay in east", d.then(d.run("break", "west", "--gateway"), d.settle), false},
+		{"it is healed: west answers its part again", d.then(d.run("heal"), d.untilAnswered("stock-1@west", "stock-2@west")), false},
+		{"the policy is deleted: traffic comes home", d.then(d.removing("MeshLoadBalancingStrategy", "spread-stock"), d.settle), false},
+	}
+}
+
+func (d *Demo) controlPlanes() []step {
+	west := d.zones[1]
+	return []step{
+		{"global is killed: traffic goes on", d.then(d.run("break", "global", "--kill"), d.untilMore, d.settle), false},
+		{"zones fail over without global", d.then(d.run("break", "east/catalog"), d.settle), false},
+		{"and traffic comes home without it", d.then(d.run("heal", "east/catalog"), d.settle), false},
+		{
+			"global is healed: a permission that is taken away is in force in both zones",
+			d.then(d.run("heal", "global"), d.removing("MeshTrafficPermission", "web-to-catalog"), d.untilEverybody(http.StatusForbidden)), true,
+		},
+		{"and so is one that is given", d.then(d.giving(permission("web", "catalog")), d.untilEverybody(http.StatusOK), d.settle), true},
+		{"the control plane of east is killed: traffic goes on", d.then(d.run("break", "east", "--control-plane", "--kill"), d.untilMore, d.settle), false},
+		{"it is healed: nobody notices", d.then(d.run("heal"), d.untilMore, d.settle), false},
+		{"all of west is killed: east goes on", d.then(d.run("break", "west", "--whole-zone", "--kill"), d.untilMore, d.settle), false},
+		{
+			"west is healed and answers",
+			d.then(d.run("heal", "west"), func(ctx context.Context) error { return d.untilAnswers(ctx, west) }, d.untilReachable), false,
+		},
+		{"nothing is broken any more", d.checkStatus(""), false},
+	}
+}
+
+// goodbye gives the command that ends the demo. It returns when the demo is told to end; the command returns when it has.
+func (d *Demo) goodbye(ctx context.Context) error {
+	d.farewell = make(chan error, 1)
+	go func() {
+		out, err := d.command(context.WithoutCancel(ctx), "down")
+		d.say("  $ causeway demo down\n    %s", out)
+		d.farewell <- err
+	}()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-d.farewell:
+		return fmt.Errorf("it did not end the demo: %w", err)
+	}
 }
 
 // play does a step. Unless it is a rough one, no request that is sent meanwhile may fail.
@@ -94,10 +145,7 @@ func (d *Demo) play(ctx context.Context, s step) error {
 	err := s.do(ctx)
 	w.close()
 	if err == nil {
-		err = d.until(ctx, "answers to all requests", func() (string, bool) {
-			_, open := w.seen()
-			return fmt.Sprint(open, " are missing"), open == 0
-		})
+		err = d.until(ctx, "answers to all requests", w.complete)
 	}
 	t, _ := w.seen()
 	if err == nil && !s.rough && t.failed > 0 {
@@ -172,24 +220,6 @@ func (d *Demo) untilMore(ctx context.Context) error {
 		t, _ := w.seen()
 		return t.String(), t.total >= 3*d.opts.Rate
 	})
-}
-
-// untilAlone waits until many requests in a row had no answer of a zone.
-func (d *Demo) untilAlone(without *zone) act {
-	return func(ctx context.Context) error {
-		w := d.traffic.watch()
-		defer w.close()
-		return d.until(ctx, "requests without zone "+without.name, func() (string, bool) {
-			t, _ := w.seen()
-			for i := range t.by {
-				if strings.HasSuffix(i, "@"+without.name) {
-					w.restart()
-					return t.String(), false
-				}
-			}
-			return t.String(), t.total >= 2*d.opts.Rate
-		})
-	}
 }
 
 // untilSeen waits for requests that take the way over the zones, and checks whom each service sees as its caller.
@@ -274,8 +304,11 @@ func (d *Demo) checkShortcut(ctx context.Context) error {
 
 func (d *Demo) checkSecond(ctx context.Context) error {
 	out, err := d.command(ctx, "up")
-	if err == nil || !strings.Contains(out, ErrRunning.Error()) {
-		return fmt.Errorf("it said %q, %w", out, err)
+	switch {
+	case err == nil:
+		return fmt.Errorf("it ran and said %q", out)
+	case !strings.Contains(out, ErrRunning.Error()):
+		return err
 	}
 	return nil
 }

@@ -181,6 +181,12 @@ func (w *window) seen() (tally, int) {
 	return w.clone(), w.open
 }
 
+// complete says whether every request has its answer; a condition to wait for.
+func (w *window) complete() (string, bool) {
+	_, open := w.seen()
+	return fmt.Sprint(open, " are missing"), open == 0
+}
+
 // restart forgets what was counted. Requests that are on their way count.
 func (w *window) restart() {
 	w.of.mu.Lock()

@@ -28,8 +28,8 @@ const ingressPort = 10001
 
 func (d *Demo) newZone(name string, row int) *zone {
 	z := &zone{d: d, name: name, row: row}
-	z.plane = d.newPlane("zone-"+name, row, "run", "zone", "--zone", name, "--agents-address", d.at(row, 1, 5678),
-		"--probes-address", d.at(row, 1, 5686), "--global-join-token-file", d.file(name+".join"), "--global-beat-every", "1s",
+	z.plane = d.newPlane("zone-"+name, row, "run", "zone", "--zone", name, "--agents-address", d.at(row, 1, agentsPort),
+		"--probes-address", d.at(row, 1, probesPort), "--global-join-token-file", d.file(name+".join"), "--global-beat-every", "1s",
 		"--allow-local-addresses")
 	z.ingress = z.newProxy("ingress-1", 2)
 	for s, service := range services {
@@ -131,7 +131,7 @@ func (p *proxy) start(ctx context.Context) error {
 	d := p.zone.d
 	c, err := d.spawn(ctx, p.id(), "run", "dataplane",
 		"--dataplane-file", p.file(".yaml"), "--dataplane-token-file", p.file(".token"),
-		"--zone-addresses", d.at(p.zone.row, 1, 5678), "--zone-ca-file", p.zone.plane.caFile(),
+		"--zone-addresses", d.at(p.zone.row, 1, agentsPort), "--zone-ca-file", p.zone.plane.caFile(),
 		"--envoy-binary", d.envoy, "--runtime-dir", d.file(p.zone.name), "--readiness-address", p.at(readyPort),
 		"--drain-time", "5s", "--bind-outbounds=false")
 	if err != nil {
