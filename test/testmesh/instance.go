@@ -42,6 +42,8 @@ type Workload struct {
 	Block string
 	// Token is what the agent is allowed to be. Default the name and the service.
 	Token Token
+	// Zone lists the instances of the zone in the order to try, host:port. Default the one in this process.
+	Zone []string
 	// Drain is how long a stop may take. Default 3s.
 	Drain time.Duration
 	// Apart runs the agent in a process of its own, so that it can be killed. The test binary must call Main.
@@ -177,6 +179,9 @@ func (i *Instance) settings(t testing.TB) agent.Config {
 	cp := m.ControlPlane()
 	c := agent.Default()
 	c.Zone.Addresses, c.Zone.CAFile = []string{cp.AgentsAddress()}, cp.CAFile()
+	if len(i.Zone) > 0 {
+		c.Zone.Addresses = i.Zone
+	}
 	c.Dataplane.File = write("dataplane.yaml", i.dataplane(t))
 	c.Dataplane.TokenFile = write("token", []byte(m.Token(t, i.Token)))
 	c.Envoy.Binary = m.envoy
