@@ -203,7 +203,7 @@ func (p *program) demoHealCommand() *cobra.Command {
 func (p *program) demoStatusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Show what runs of the demo, what is broken, and who answers", Args: cobra.NoArgs,
-		Example: "  causeway demo status",
+		Example: "  causeway demo status\n  watch -n 1 causeway demo status",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := p.runningDemo()
 			if err != nil {
@@ -222,7 +222,7 @@ func (p *program) demoStatusCommand() *cobra.Command {
 func (p *program) demoDownCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "down", Short: "End the running demo and all it started", Args: cobra.NoArgs,
-		Example: "  causeway demo down",
+		Example: "  causeway demo down\n  causeway demo down && causeway demo up --rate 50",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := p.runningDemo()
 			if err != nil {
