@@ -378,11 +378,7 @@ func (w *world) tell(p *party, scope, id string, begun bool) {
 }
 
 func (p *party) status() *Beat {
-	b := &Beat{}
-	for _, st := range p.have() {
-		b.Applied = append(b.Applied, st)
-	}
-	return b
+	return &Beat{Applied: p.have()}
 }
 
 func (w *world) connect() {

@@ -53,7 +53,6 @@ type Config struct {
 type Hub struct {
 	zonesync.UnimplementedLinkServer
 	cfg     Config
-	metrics *metrics
 	opening chan struct{}
 
 	mu    sync.Mutex
@@ -80,7 +79,7 @@ func New(cfg Config) *Hub {
 		cfg.MaxOpening = 32
 	}
 	h := &Hub{cfg: cfg, links: map[string]*live{}, desks: map[string]*desk{}, opening: make(chan struct{}, cfg.MaxOpening)}
-	h.metrics = newMetrics(cfg.Registerer, h)
+	h.register(cfg.Registerer)
 	return h
 }
 
@@ -187,7 +186,7 @@ func (h *Hub) watch(ctx context.Context, cred access.Credential, left time.Durat
 			end.Reset(left)
 		case <-end.C:
 			cancel()
-			<-void
+			<-void //nolint:errcheck // it ends because of cancel
 			return errExpired
 		}
 	}

@@ -8,18 +8,13 @@ import (
 	"github.com/causeway-mesh/causeway/store"
 )
 
-type metrics struct {
-	links *prometheus.GaugeVec
-}
-
-func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
-	m := &metrics{}
+// register offers the metrics of a hub.
+func (h *Hub) register(reg prometheus.Registerer) {
 	if reg != nil {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "causeway_hub_links", Help: "Zones that are linked to this instance.",
 		}, func() float64 { return float64(h.Connected()) }))
 	}
-	return m
 }
 
 func isFenced(err error) bool { return errors.Is(err, store.ErrFenced) }
