@@ -18,7 +18,7 @@ func TestServiceOfAnotherZone(t *testing.T) {
 	f := testmesh.Federate(t, testmesh.FederationOptions{}, "east", "west")
 	east, west := f.Zone("east"), f.Zone("west")
 	f.Apply(t, identities)
-	west.Ingress(t, testmesh.Workload{Name: "ingress-1"})
+	ingress := west.Ingress(t, testmesh.Workload{Name: "ingress-1"})
 	west.Workload(t, testmesh.Workload{Name: "far-1"})
 	callers := east.Workloads(t, testmesh.Workload{Name: "client-1"}, testmesh.Workload{Name: "batch-1"})
 	client, batch := callers[0], callers[1]
@@ -46,6 +46,8 @@ func TestServiceOfAnotherZone(t *testing.T) {
 		client.Reach(t, "late.west")
 		t.Logf("reached %s after its proxy was ready", time.Since(start).Round(time.Millisecond))
 	})
+	t.Run("the middle", func(t *testing.T) { testWrongSigner(t, east, west, client, ingress) })
+	t.Run("callers", func(t *testing.T) { testForeignCaller(t, east, west, ingress) })
 	t.Run("over TCP", func(t *testing.T) {
 		west.Workload(t, testmesh.Workload{Name: "lines-1", Protocol: mesh.TCP})
 		east.Until(t, "connections are taken, and cut before anybody is allowed", func() (any, bool) { return refusal(t, client, "lines.west") })
