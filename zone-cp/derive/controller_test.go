@@ -439,6 +439,46 @@ func TestALostLeaseEndsTheController(t *testing.T) {
 	})
 }
 
+// A controller that runs again reads what was written meanwhile, and knows what it was told before.
+func TestAControllerRunsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, &troubled{Store: memory.New()}, nil)
+		defer f.end()
+		other := make(facts)
+		c := New(Config{Catalog: f.Catalog, Facts: other, Zone: "east"})
+		tenure := func(do func()) {
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- c.Run(ctx) }()
+			synctest.Wait()
+			do()
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		tenure(func() { other <- map[resource.Key]*Facts{key(mesh.TypeDataplane, "web-1"): {Issued: true}} })
+		f.put(theMesh(), theDataplane("web-1"))
+		before, ok := f.service("web")
+		if !ok || len(before.VIPs) != 1 {
+			t.Fatalf("the controller that ran meanwhile did nothing: %+v", before)
+		}
+		position := f.Snapshot().Position()
+		tenure(func() {
+			synctest.Wait()
+			if got := c.in.Facts[key(mesh.TypeDataplane, "web-1")]; !got.Issued {
+				t.Errorf("what it was told is lost: %+v", c.in.Facts)
+			}
+			if c.in.Statuses[key(mesh.TypeMeshService, "web")] == nil {
+				t.Error("it has not read what the other one wrote")
+			}
+		})
+		if after, _ := f.service("web"); after.VIPs[0] != before.VIPs[0] {
+			t.Errorf("the address is %v, was %v; revision %d", after.VIPs, before.VIPs, position.Revision)
+		}
+	})
+}
+
 func TestFirstResourcesAreValid(t *testing.T) {
 	cases := []struct {
 		name string
