@@ -23,6 +23,8 @@ type Config struct {
 	Zone, Self string
 	// TTL is how long an instance that shows no sign of life counts as up, and keeps the lease of the writer.
 	TTL time.Duration
+	// Say is what this instance tells the others with each beat; nil: nothing.
+	Say func(context.Context) []byte
 	Log *slog.Logger
 }
 
@@ -34,6 +36,7 @@ type Instances struct {
 	prefix string
 
 	mu      sync.Mutex
+	blind   bool // the last look saw nothing
 	others  map[string]*other
 	changed chan struct{} // closed and replaced whenever one comes or goes
 }
@@ -41,6 +44,7 @@ type Instances struct {
 // An other is another instance, as this one sees it.
 type other struct {
 	beat time.Time // its last beat, by the clock of the store; only compared for equality
+	said []byte    // with that beat
 	seen time.Time // when that was noticed, by this clock
 	up   bool
 }
@@ -51,7 +55,7 @@ func Open(ctx context.Context, cfg Config) (*Instances, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	i := &Instances{cfg: cfg, prefix: "zone/" + cfg.Zone + "/instance/", others: map[string]*other{}, changed: make(chan struct{})}
-	if err := i.look(ctx, false); err != nil {
+	if err := i.Look(ctx); err != nil {
 		return nil, err
 	}
 	return i, nil
@@ -62,37 +66,64 @@ func Open(ctx context.Context, cfg Config) (*Instances, error) {
 func (i *Instances) Run(ctx context.Context) error {
 	tick := time.NewTicker(i.cfg.TTL / 5)
 	defer tick.Stop()
-	blind := false
+	warned := false
 	for {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil
 		}
-		err := i.look(ctx, blind)
+		err := i.Look(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil && !blind {
+		if err != nil && !warned {
 			i.cfg.Log.Warn("other instances of this zone cannot be watched; they count as before", "err", err)
 		}
-		blind = err != nil
+		warned = err != nil
 	}
 }
 
-// look beats, and takes note of the beats of the others.
-func (i *Instances) look(ctx context.Context, blind bool) error {
+// Said is what each other instance that is up said last.
+func (i *Instances) Said() map[string][]byte {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	out := map[string][]byte{}
+	for name, o := range i.others {
+		if o.up {
+			out[name] = o.said
+		}
+	}
+	return out
+}
+
+// Look beats, and takes note of the beats of the others. Run does so all the time; somebody who waits may not want to wait for that.
+func (i *Instances) Look(ctx context.Context) error {
+	err := i.look(ctx)
+	if err != nil {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.blind = true
+	}
+	return err
+}
+
+func (i *Instances) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, i.cfg.TTL/2)
 	defer cancel()
 	// The time is the store's, for an instance that restores an old clock must not look dead.
-	if err := i.cfg.Store.Observe(ctx, store.Observation{Key: i.prefix + i.cfg.Self, Data: []byte("{}")}); err != nil {
+	words := []byte("{}")
+	if i.cfg.Say != nil {
+		words = i.cfg.Say(ctx)
+	}
+	if err := i.cfg.Store.Observe(ctx, store.Observation{Key: i.prefix + i.cfg.Self, Data: words}); err != nil {
 		return fmt.Errorf("show that this instance is up: %w", err)
 	}
 	beats, err := i.cfg.Store.Observations(ctx, i.prefix)
 	if err != nil {
 		return fmt.Errorf("look for other instances: %w", err)
 	}
-	if gone := i.note(beats, blind, time.Now()); len(gone) > 0 {
+	if gone := i.note(beats, time.Now()); len(gone) > 0 {
 		if err := i.cfg.Store.Observe(ctx, gone...); err != nil {
 			return fmt.Errorf("forget instances that are gone: %w", err)
 		}
@@ -104,9 +135,11 @@ func (i *Instances) look(ctx context.Context, blind bool) error {
 const forgetAfter = 30
 
 // note compares beats with those known, and lists those to forget.
-func (i *Instances) note(beats []store.Observation, blind bool, now time.Time) (gone []store.Observation) {
+func (i *Instances) note(beats []store.Observation, now time.Time) (gone []store.Observation) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	blind := i.blind
+	i.blind = false
 	here := map[string]bool{}
 	for _, b := range beats {
 		name := strings.TrimPrefix(b.Key, i.prefix)
@@ -117,10 +150,10 @@ func (i *Instances) note(beats []store.Observation, blind bool, now time.Time) (
 		o := i.others[name]
 		switch {
 		case o == nil:
-			i.others[name] = &other{beat: b.At, seen: now, up: true}
+			i.others[name] = &other{beat: b.At, said: b.Data, seen: now, up: true}
 			i.tell("another instance of this zone is up", name)
 		case !o.beat.Equal(b.At):
-			o.beat = b.At
+			o.beat, o.said = b.At, b.Data
 			i.alive(name, o, now)
 		case blind && o.up:
 			o.seen = now

@@ -68,7 +68,7 @@ func (f *federation) link(z *Zone) {
 	f.uplink = uplink.New(uplink.Config{
 		Catalog: z.catalog, Store: z.store, Offers: f.offers, Zone: z.cfg.Zone, Instance: z.instance, Version: z.cfg.Version,
 		Fence: z.fence, JoinToken: z.joinToken, Addresses: z.cfg.Global.Addresses, Meshes: z.cfg.Global.Meshes,
-		Engine: z.engine, Reports: f.reports, Remote: f.table, Exceptions: z.streams.exceptions, Inspector: inspector{z},
+		Engine: z.engineOfAll(), Reports: f.reports, Remote: f.table, Exceptions: z.exceptionsOfAll, Inspector: inspector{z},
 		BeatEvery: z.cfg.Global.BeatEvery, Log: z.log, Registerer: z.registry,
 	})
 }

@@ -29,8 +29,9 @@ func (z *Zone) openInstances(ctx context.Context) error {
 	if !z.shares() {
 		return nil
 	}
+	z.standing = newStanding(z)
 	var err error
-	z.instances, err = instances.Open(ctx, instances.Config{Store: z.store, Zone: z.cfg.Zone, Self: z.instance, TTL: z.cfg.Takeover, Log: z.log})
+	z.instances, err = instances.Open(ctx, instances.Config{Store: z.store, Zone: z.cfg.Zone, Self: z.instance, TTL: z.cfg.Takeover, Say: z.standing.say, Log: z.log})
 	return err
 }
 

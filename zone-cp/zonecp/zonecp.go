@@ -57,6 +57,7 @@ type Zone struct {
 	instance  string
 	// instances are those that share the store; nil when no other one can.
 	instances *instances.Instances
+	standing  *standing // of all of them; nil as well
 	ready     chan struct{}
 	// federation is nil in a zone that stands alone.
 	federation *federation
@@ -161,7 +162,7 @@ func (z *Zone) Run(ctx context.Context) error {
 			z.agents.Run, z.engine.Run, z.xds.Run, z.write, z.serveAPI, z.serveAgents, z.serveDiagnostics,
 		}
 		if z.instances != nil {
-			parts = append(parts, z.instances.Run)
+			parts = append(parts, z.instances.Run, z.standing.run)
 		}
 		if z.federation != nil {
 			parts = append(parts, z.federation.parts(z)...)
