@@ -105,6 +105,7 @@ func (c *continent) well(states ...bool) {
 
 // Instances of the client's own zone come first; other zones answer while those cannot, without a policy and by one.
 func TestFailover(t *testing.T) {
+	t.Parallel()
 	c := newContinent(t, testmesh.FederationOptions{Store: "embedded"}) // zones start again
 	for _, part := range []struct {
 		name string
