@@ -198,6 +198,9 @@ func (z *Zone) halt() error {
 	if cp == nil {
 		return nil
 	}
+	if z.client != nil {
+		z.client.Close() // an idle connection would delay the end by a second
+	}
 	cp.stop()
 	return <-cp.done
 }
