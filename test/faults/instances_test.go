@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/store/backend"
 	"github.com/causeway-mesh/causeway/test/pg"
 	"github.com/causeway-mesh/causeway/test/testmesh"
@@ -292,4 +293,67 @@ func TestWhatLeavesGracefullyIsNotMissed(t *testing.T) {
 	load.More(t, 100)
 	load.Stop().NoFailure(t)
 	c.apart.check(t)
+}
+
+// A zone of two instances belongs to global. What it says of its proxies is of both, and when the instance with the link ends, the
+// other one has it.
+func TestTheLinkToGlobalGoesWithTheWriter(t *testing.T) {
+	dsn, dir := pg.Database(t), t.TempDir()
+	var cfg zonecp.Config
+	f := testmesh.Federate(t, testmesh.FederationOptions{ConfigureZone: func(_ string, c *zonecp.Config) {
+		c.WorkDir, c.Store.Type, c.Store.Postgres.DSN, c.Takeover = dir, backend.Postgres, dsn, time.Minute
+		cfg = *c
+	}}, "east")
+	east := f.Zone("east")
+	cfg.API.Address, cfg.Agents.Address, cfg.Diagnostics.Address = "127.0.0.1:0", "127.0.0.1:0", freeAddress(t)
+	second := start(t, cfg)
+	f.Apply(t, identities)
+	all := east.Workloads(t,
+		testmesh.Workload{Name: "web-1"}, testmesh.Workload{Name: "web-2", Zone: []string{second.AgentsAddress()}},
+		testmesh.Workload{Name: "client-1", Zone: []string{second.AgentsAddress(), east.ControlPlane().AgentsAddress()}},
+	)
+	propagation := func(of resource.Key) mesh.ZonePropagation {
+		t.Helper()
+		r, _ := f.GlobalPlane().Catalog().Snapshot().Get(of)
+		p, err := f.Client().Propagation(t.Context(), r.Revision)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, z := range p.Zones {
+			if z.Zone == "east" {
+				return z
+			}
+		}
+		return mesh.ZonePropagation{}
+	}
+	acknowledged := func(of resource.Key) {
+		t.Helper()
+		took := east.Until(t, "the proxies of both instances have acknowledged "+of.String(), func() (any, bool) {
+			z := propagation(of)
+			return fmt.Sprintf("%+v", z), z.State == mesh.PropagationAcknowledged && z.Online && z.Proxies.Acknowledged == uint64(len(all))
+		})
+		t.Logf("%s is acknowledged within %s", of, took)
+	}
+	timeout := func(name, value string) resource.Key {
+		t.Helper()
+		f.Apply(t, fmt.Sprintf("type: MeshTimeout\nname: %s\nspec: {to: [{targetRef: {kind: Mesh}, default: {http: {requestTimeout: %s}}}]}\n", name, value))
+		return resource.Key{Type: "MeshTimeout", Mesh: "default", Name: name}
+	}
+	acknowledged(resource.Key{Type: mesh.TypeMeshIdentity, Mesh: "default", Name: "identity"})
+	acknowledged(timeout("quick", "300ms"))
+	slow := func(status int) {
+		t.Helper()
+		for _, from := range all[1:] {
+			from.Expect(t, testmesh.Request{Service: "web", Path: "/?delay=1s"}, status)
+		}
+	}
+	slow(http.StatusGatewayTimeout)
+
+	east.Halt(t) // the first instance, which has the link
+	until(t, "the instance that is left has the link", func() (any, bool) {
+		s := second.Uplink().State()
+		return s, s.Linked
+	})
+	timeout("quick", "10s")
+	slow(http.StatusOK)
 }
