@@ -122,7 +122,7 @@ func (s seen) issued() uint32 {
 	if s.Insight.MTLS == nil {
 		return 0
 	}
-	return uint32(s.Insight.MTLS.CertificateRegenerations)
+	return s.Insight.MTLS.CertificateRegenerations
 }
 
 // overview is how this process's instance sees a dataplane, or, with other, how the other one does.

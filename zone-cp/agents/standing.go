@@ -2,11 +2,13 @@ package agents
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -319,7 +321,9 @@ func (f Facts) supersedes(mine Facts, up bool) error {
 	switch {
 	case f.Instance == mine.Instance && f.Session > mine.Session:
 		return errReplaced // the agent has left this one, whether it knows here or not
-	case f.Connected && up && f.Instance != mine.Instance && f.ConnectedAt.Before(mine.ConnectedAt):
+	case !f.Connected || !up || f.Session < mine.Session && f.Instance == mine.Instance:
+		return nil
+	case cmp.Or(f.ConnectedAt.Compare(mine.ConnectedAt), strings.Compare(f.ControlPlane, mine.ControlPlane)) < 0: // both sides see it so
 		return status.Error(codes.AlreadyExists, "another agent of the same name was there before, at another instance of the zone")
 	}
 	return nil

@@ -174,6 +174,37 @@ func TestAgentMovesToAnotherInstance(t *testing.T) {
 	b.until("it is back at the first instance", func() bool { return b.facts(web).Serving && b.facts(web).ControlPlane == "a" })
 }
 
+// Two agents of one name that come at the same moment, each to another instance: one stays, and both instances say which.
+func TestTwoAgentsAtTwoInstances(t *testing.T) {
+	w, c := newWorld(t), newCrowd("a", "b")
+	a, b := w.startShared(c, "a"), w.startShared(c, "b")
+	tok := a.token(webToken)
+	one, two := a.agent("one"), a.agent("two")
+	for _, x := range []*agent{one, two} {
+		if _, err := x.enroll(tok); err != nil {
+			t.Fatal(err)
+		}
+	}
+	two.z = b
+	b.until("the Dataplane is known", func() bool {
+		_, ok := b.catalog.Snapshot().Get(web)
+		return ok
+	})
+	ends := make(chan error, 2)
+	for _, x := range []*agent{one, two} {
+		s := x.open()
+		go func() { ends <- s.end() }()
+	}
+	wantCode(t, <-ends, codes.AlreadyExists)
+	a.until("both instances agree", func() bool {
+		x, y := a.facts(web), b.facts(web)
+		return x.Connected && y.Connected && x.Instance == y.Instance && x.ControlPlane == y.ControlPlane && len(a.registry.sessions(""))+len(b.registry.sessions("")) == 1
+	})
+	if len(ends) != 0 {
+		t.Error("the other one was ended, too")
+	}
+}
+
 // An instance that is gone takes nobody with it: its dataplanes serve until they had the time to go elsewhere.
 func TestDataplanesOutliveTheirInstance(t *testing.T) {
 	w, c := newWorld(t), newCrowd("a", "b")

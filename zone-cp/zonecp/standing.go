@@ -21,7 +21,6 @@ type standing struct {
 	mu    sync.Mutex
 	steps []revised
 	bell  chan struct{} // closed and replaced when anything may have moved
-	words words         // the last ones
 }
 
 // revised is the last computation of this instance at a revision.
