@@ -240,7 +240,7 @@ func newBareGlobal(t testing.TB, v version) *bareGlobal {
 	g.board = insight.New(insight.Config{Catalog: g.catalog, Store: g.store, Instance: v.instance, Now: v.now})
 	g.hub = hub.New(hub.Config{
 		Access: g.access, Catalog: g.catalog, Store: g.store, Offers: g.offers, Board: g.board, Instance: v.instance, Version: "bare",
-		Bounds: v.bounds, Features: v.features, BeatEvery: 300 * time.Millisecond, MaxOpening: opening,
+		Bounds: v.bounds, Features: v.features, BeatEvery: cmp.Or(v.beat, 300*time.Millisecond), MaxOpening: opening,
 	})
 	srv := grpc.NewServer(append(hub.ServerOptions(), grpc.Creds(credentials.NewTLS(g.access.TLS(certs.Get))))...)
 	g.hub.Register(srv)

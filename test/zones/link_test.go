@@ -3,6 +3,7 @@ package zones
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -214,16 +215,33 @@ func TestZoneDisabled(t *testing.T) {
 	has(t, east, "MeshService", "east", "web", "later")
 }
 
-// Change: a zone is deleted at global. Outcome: its link is cut and its credential void; what it owned goes at global and from the other zones; the
+// Change: a zone is deleted at global. Outcome: not while it is linked; once it is, it finds its credential void when it comes back; what it owned goes at global and from the other zones; the
 // zone itself keeps and serves everything. With a new token it comes back as a new zone, and brings what it owns.
 func TestZoneDeleted(t *testing.T) {
-	f := testmesh.Federate(t, testmesh.FederationOptions{}, "east", "west")
+	var through *wire
+	f := testmesh.Federate(t, testmesh.FederationOptions{Through: func(zone, global string) string {
+		if zone != "east" {
+			return global
+		}
+		if through == nil {
+			through = newWire(t, global)
+		}
+		return through.address()
+	}}, "east", "west")
 	east, west := f.Zone("east"), f.Zone("west")
 	f.Apply(t, named("MeshTimeout", "slow"))
 	east.Apply(t, named("MeshService", "web"))
 	untilStored(t, west, "MeshService", "web", "east", true)
 	untilStored(t, east, "MeshTimeout", "slow", "", true)
-	f.DeleteZone(t, "east")
+	if err := f.TryDeleteZone(t, "east"); err == nil || !strings.Contains(err.Error(), "online") {
+		t.Errorf("a zone that is linked was deleted without a warning: %v", err)
+	}
+	through.take(true)
+	until(t, "global sees that the zone is away", func() (any, bool) { return nil, !f.GlobalPlane().Board().Online("east") })
+	if err := f.TryDeleteZone(t, "east"); err != nil {
+		t.Fatal(err)
+	}
+	through.take(false)
 	east.Until(t, "the credential is void", func() (any, bool) {
 		s := east.ControlPlane().Uplink().State()
 		return fmt.Sprintf("%+v", s), !s.Linked
@@ -239,4 +257,24 @@ func TestZoneDeleted(t *testing.T) {
 	untilStored(t, west, "MeshService", "web", "east", true)
 	untilStored(t, west, "MeshService", "api", "east", true)
 	has(t, east, "MeshTimeout", "", "slow")
+}
+
+// Change: the resource of a zone goes from global's store under a living link, as when an instance that lost the link deletes it. Outcome: the
+// link is cut at once and the credential void; what the zone owned goes with its Zone at global, and nothing at the zone.
+func TestZoneGoesUnderItsLink(t *testing.T) {
+	g := newBareGlobal(t, version{})
+	z := newBareZone(t, "east", g.token("east"), version{})
+	z.until(mesh.TypeMesh, "default", "", true)
+	z.put(mesh.TypeMeshService, "default", "web", service)
+	g.until(mesh.TypeMeshService, "web", "east", true)
+	lost := z.gone()
+	g.delete(mesh.TypeZone, "", "east")
+	z.untilLinked(false, "was deleted")
+	g.until(mesh.TypeMeshService, "web", "east", false)
+	if n := g.hub.Connected(); n != 0 {
+		t.Errorf("%d links are open, want none", n)
+	}
+	if d := lost(); len(d) > 0 {
+		t.Errorf("the zone lost %v", d)
+	}
 }
