@@ -182,7 +182,8 @@ func (p *program) demoHealCommand() *cobra.Command {
 	var t demoPart
 	cmd := &cobra.Command{
 		Use: "heal [global|ZONE/SERVICE|ZONE]", Short: "Start what is broken in the running demo, all of it or one part", Args: cobra.MaximumNArgs(1),
-		Long:    `heal starts what was broken, waits until traffic has come home, and says which way it takes and what users saw meanwhile.`,
+		Long: `heal starts what was broken, waits until traffic has come home, and says which way it takes and what users saw meanwhile.
+Without a name it also gives back what the demo declared at global, such as a permission that you deleted.`,
 		Example: "  causeway demo heal\n  causeway demo heal east/catalog\n  causeway demo heal west --gateway",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, err := t.name(cmd, append(args, "")[0], false)

@@ -153,20 +153,20 @@ func (d *Demo) breakParts(ctx context.Context, name string, kill bool, tell func
 	}, func() { stopAll(proxies, kill) })
 }
 
-// heal starts what is broken of the parts, waits until traffic has come home, and tells both.
+// heal starts what is broken of the parts, with no name also restores what was declared, waits until traffic has come home, and tells both.
 func (d *Demo) heal(ctx context.Context, name string, tell func(string)) error {
 	found, err := d.find(name)
 	if err != nil {
 		return err
 	}
 	found = slices.DeleteFunc(found, func(p part) bool { return !p.broken() })
-	if len(found) == 0 {
-		tell("Nothing is broken.")
-		return nil
-	}
 	proxies, planes := apart(found)
 	return d.whileWatched(ctx, tell, func() error {
-		tell("Starting " + told(found) + " …")
+		if len(found) > 0 {
+			tell("Starting " + told(found) + " …")
+		} else {
+			tell("Everything runs.")
+		}
 		for _, units := range [][]unit{planes, proxies} {
 			start, startCtx := errgroup.WithContext(ctx)
 			for _, u := range units {
@@ -178,8 +178,20 @@ func (d *Demo) heal(ctx context.Context, name string, tell func(string)) error {
 				return err
 			}
 		}
+		if name == "" {
+			return d.restore(ctx, tell)
+		}
 		return nil
 	}, func() {})
+}
+
+// restore writes anew what the demo declared at global, in case somebody tried what happens without it.
+func (d *Demo) restore(ctx context.Context, tell func(string)) error {
+	n, err := d.global.apply(ctx, declarations())
+	if n > 0 {
+		tell(fmt.Sprintf("Restored what the demo declared at global (%d of its resources had been changed or deleted).", n))
+	}
+	return err
 }
 
 // whileWatched does something, waits until requests take the way that they should then, finishes, and tells what users saw meanwhile.
@@ -206,7 +218,7 @@ func (d *Demo) whileWatched(ctx context.Context, tell func(string), do func() er
 // hintAfter and giveUpAfter are when somebody who waits for traffic is told why: policies of their own may send it elsewhere.
 const (
 	hintAfter   = 5 * time.Second
-	giveUpAfter = 70 * time.Second
+	giveUpAfter = 30 * time.Second
 )
 
 // follow waits until requests take the way that they should, and tells which one it is.
@@ -223,7 +235,7 @@ func (d *Demo) follow(ctx context.Context, tell func(string)) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		t := d.traffic.last(recently)
-		tell(fmt.Sprintf("Requests still take another way: %s. Do policies of yours send them there?", &t))
+		tell(fmt.Sprintf("Not within %s: %s. Policies of yours may send requests elsewhere, and a gateway that fails often returns late.", giveUpAfter, &t))
 	case err != nil:
 		return err
 	case want == "":

@@ -73,29 +73,35 @@ func (p *plane) close() {
 	}
 }
 
-// apply writes the resources of a YAML text in one batch.
-func (p *plane) apply(ctx context.Context, text string) error {
+// apply writes the resources of a YAML text in one batch, and says how many of them it changed.
+func (p *plane) apply(ctx context.Context, text string) (changed int, err error) {
 	docs, err := api.Kinds().DecodeYAML([]byte(text), true)
 	if err != nil {
-		return fmt.Errorf("apply: %w", err)
+		return 0, fmt.Errorf("apply: %w", err)
 	}
 	var bodies []json.RawMessage
 	for _, doc := range docs {
 		k, _ := api.Kinds().ByName(doc.Type)
 		body, err := k.Encode(doc.Resource, nil)
 		if err != nil {
-			return fmt.Errorf("apply %s: %w", doc.Key(), err)
+			return 0, fmt.Errorf("apply %s: %w", doc.Key(), err)
 		}
 		bodies = append(bodies, body)
 	}
 	c, err := p.dial()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if _, err := c.Batch(ctx, bodies, meshName, client.Precondition{}); err != nil {
-		return fmt.Errorf("apply at %s: %w", p.name, err)
+	done, err := c.Batch(ctx, bodies, meshName, client.Precondition{})
+	if err != nil {
+		return 0, fmt.Errorf("apply at %s: %w", p.name, err)
 	}
-	return nil
+	for _, i := range done.Items {
+		if i.Result != "unchanged" {
+			changed++
+		}
+	}
+	return changed, nil
 }
 
 // remove deletes a resource of the demo's mesh.
@@ -130,7 +136,7 @@ func (d *Demo) newGlobal() (*plane, error) {
 func (d *Demo) startGlobal(ctx context.Context) error {
 	err := d.global.start(ctx)
 	if err == nil {
-		err = d.global.apply(ctx, declarations())
+		_, err = d.global.apply(ctx, declarations())
 	}
 	switch {
 	case err != nil && d.opts.PostgreSQL != "":

@@ -64,7 +64,7 @@ func (s Status) String() string {
 		}
 		line(cells...)
 	}
-	fmt.Fprintf(&b, "\nAnswers come by %s\n", s.Traffic)
+	fmt.Fprintf(&b, "\nRequests: %s\n", s.Traffic)
 	if len(broken) > 0 {
 		fmt.Fprintf(&b, "Broken: %s. The command heal brings everything back.\n", strings.Join(broken, ", "))
 	} else {

@@ -22,7 +22,7 @@ Ready after %[1]s: %[2]d requests per second go to %[3]s
 Try in another terminal:
   %[4]s demo break east/catalog            # both instances stop: west answers, no request fails
   %[4]s demo status                        # what runs, and who answers
-  %[4]s demo heal                          # traffic comes home
+  %[4]s demo heal                          # everything is as it was, traffic comes home
   %[4]s demo break global                  # traffic goes on: zones need global for changes only
   %[4]s demo break west --whole-zone --kill
 Look into it, with global as the control plane that you talk to:
@@ -30,7 +30,7 @@ Look into it, with global as the control plane that you talk to:
     --ca-file %[6]s --token-file %[7]s
   %[4]s get zones
   %[4]s get dataplanes
-  %[4]s delete meshtrafficpermission web-to-catalog     # refused in both zones at once
+  %[4]s delete meshtrafficpermission web-to-catalog     # refused in both zones at once; heal gives it back
 
 Ctrl-C or "%[4]s demo down" takes everything down. Logs are in %[8]s.
 `, time.Since(d.began).Round(100*time.Millisecond), d.opts.Rate, d.doorURL(), d.opts.Name, d.global.api, d.global.caFile(), d.global.tokenFile(), d.dir)
@@ -110,7 +110,7 @@ func (d *Demo) controlPlanes() []step {
 			"global is healed: a permission that is taken away is in force in both zones",
 			d.then(d.run("heal", "global"), d.removing("MeshTrafficPermission", "web-to-catalog"), d.untilEverybody(http.StatusForbidden)), true,
 		},
-		{"and so is one that is given", d.then(d.giving(permission("web", "catalog")), d.untilEverybody(http.StatusOK), d.settle), true},
+		{"and so is the one that heal gives back", d.then(d.run("heal"), d.untilEverybody(http.StatusOK), d.settle), true},
 		{"the control plane of east is killed: traffic goes on", d.then(d.run("break", "east", "--control-plane", "--kill"), d.untilMore, d.settle), false},
 		{"it is healed: nobody notices", d.then(d.run("heal"), d.untilMore, d.settle), false},
 		{"all of west is killed: east goes on", d.then(d.run("break", "west", "--whole-zone", "--kill"), d.untilMore, d.settle), false},
@@ -195,10 +195,6 @@ func (d *Demo) removing(typ, name string) act {
 	return func(ctx context.Context) error { return d.global.remove(ctx, typ, name) }
 }
 
-func (d *Demo) giving(text string) act {
-	return func(ctx context.Context) error { return d.global.apply(ctx, text) }
-}
-
 // untilAnswered waits until every one of the instances has answered.
 func (d *Demo) untilAnswered(instances ...string) act {
 	return func(ctx context.Context) error {
@@ -276,7 +272,7 @@ func (d *Demo) untilWithdrawn(ctx context.Context) error {
 
 // checkSpread wants answers of stock in both zones, whoever asks.
 func (d *Demo) checkSpread(ctx context.Context) error {
-	if err := d.global.apply(ctx, spread); err != nil {
+	if _, err := d.global.apply(ctx, spread); err != nil {
 		return err
 	}
 	if err := d.untilAnswered("stock-1@east", "stock-2@east", "stock-1@west", "stock-2@west")(ctx); err != nil {

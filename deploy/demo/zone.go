@@ -66,7 +66,7 @@ func (z *zone) join(ctx context.Context) error {
 	if err := z.ingress.prepare(ctx, c, "ingress", z.ingressManifest()); err != nil {
 		return err
 	}
-	if err := z.plane.apply(ctx, ingress(z.d.ip(z.row, z.ingress.host), ingressPort)); err != nil {
+	if _, err := z.plane.apply(ctx, ingress(z.d.ip(z.row, z.ingress.host), ingressPort)); err != nil {
 		return err
 	}
 	z.d.done("zone "+z.name, "https://%s   ingress %s", z.plane.api, z.d.at(z.row, z.ingress.host, ingressPort))
