@@ -144,6 +144,7 @@ type link struct {
 	outbox []*zonesync.Message
 	jobs   []zonesync.Work
 	asks   []zonesync.Resolve
+	echoed uint64 // the newest beat of the peer that was answered
 	opened bool
 	told   bool  // the peer has had all facts once
 	closed error // why the link ends, once everything is sent
@@ -351,6 +352,10 @@ func (l *link) loop(ctx context.Context) error {
 			l.take(l.peer.Receive(r.message))
 		case a := <-l.done:
 			l.take(l.peer.Applied(a.work, a.verdict))
+			if a.work.Echo > l.echoed { // at once: the peer may beat faster than this end
+				l.echoed = a.work.Echo
+				l.take(l.peer.Tell(l.cfg.Status()))
+			}
 		case r := <-l.answers:
 			l.take(l.peer.Resolved(r.scope, r.resolution))
 		case ch := <-l.changes:

@@ -110,6 +110,27 @@ func TestHalfOpenLinkIsReplaced(t *testing.T) {
 	}
 }
 
+// Fault: global and a zone are set to beat at intervals that differ a thousandfold, either way. Outcome: the link lives.
+func TestBeatsOfDifferentIntervals(t *testing.T) {
+	for _, c := range []struct{ global, zone time.Duration }{{100 * time.Millisecond, time.Hour}, {time.Hour, 100 * time.Millisecond}} {
+		t.Run(fmt.Sprintf("global every %s", c.global), func(t *testing.T) {
+			g := newBareGlobal(t, version{beat: c.global})
+			z := newBareZone(t, "east", g.token("east"), version{beat: c.zone})
+			z.untilLinked(true, "")
+			since := z.uplink.State().Since
+			until(t, "ten of the faster beats have passed", func() (any, bool) {
+				s := z.uplink.State()
+				if !s.Linked || !s.Since.Equal(since) {
+					t.Fatalf("the link stands at %+v, want the one of %s", s, since)
+				}
+				return s, time.Since(since) > 10*min(c.global, c.zone)
+			})
+			z.put(mesh.TypeMeshService, "default", "web", service)
+			g.until(mesh.TypeMeshService, "web", "east", true)
+		})
+	}
+}
+
 // Fault: global is killed: its process ends at once, and what its disk holds at that moment is all that is left. Outcome: zones serve and take
 // writes; when it is back everything written meanwhile is exchanged. Nothing is deleted.
 func TestGlobalKilled(t *testing.T) {
