@@ -18,6 +18,8 @@ import (
 
 	"github.com/causeway-mesh/causeway/dataplane/agent"
 	"github.com/causeway-mesh/causeway/dataplane/envoy"
+	"github.com/causeway-mesh/causeway/global-cp/globalcp"
+	"github.com/causeway-mesh/causeway/zone-cp/zonecp"
 )
 
 // errKilled is why Envoy of a killed workload is not started again.
@@ -79,29 +81,35 @@ func (a *inside) kill() {
 	}
 }
 
-// apartVariable tells a process that it is the agent of a workload.
-const apartVariable = "CAUSEWAY_TESTMESH_AGENT"
+// Variables of the environment that tell a process which part it is, and where its configuration is.
+const (
+	partVariable   = "CAUSEWAY_TESTMESH_PART"
+	configVariable = "CAUSEWAY_TESTMESH_CONFIG"
+)
 
-// Main is TestMain of a package whose workloads run apart: such an agent is this binary again.
+// Parts that run in processes of their own.
+const (
+	partAgent  = "agent"
+	partZone   = "zone"
+	partGlobal = "global"
+)
+
+// Main is TestMain of a package whose workloads run apart: such an agent is this binary again, and so are control planes at places.
 func Main(m *testing.M) {
-	file := os.Getenv(apartVariable)
-	if file == "" {
+	part := os.Getenv(partVariable)
+	if part == "" {
 		os.Exit(m.Run())
 	}
-	if err := beAgent(file); err != nil {
+	if err := be(part, os.Getenv(configVariable)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-// beAgent runs an agent until SIGTERM, or until the test is gone, which closes the standard input.
-func beAgent(file string) error {
+// be runs a part until SIGTERM, or until the test is gone, which closes the standard input.
+func be(part, file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return err
-	}
-	var c agent.Config
-	if err := json.Unmarshal(text, &c); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -110,23 +118,52 @@ func beAgent(file string) error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(2)
 	}()
-	return agent.Run(ctx, c, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	switch part {
+	case partZone:
+		var c zonecp.Config
+		if err := json.Unmarshal(text, &c); err != nil {
+			return err
+		}
+		c.Version = "test"
+		z, err := zonecp.New(ctx, c, log)
+		if err != nil {
+			return err
+		}
+		return z.Run(ctx)
+	case partGlobal:
+		var c globalcp.Config
+		if err := json.Unmarshal(text, &c); err != nil {
+			return err
+		}
+		c.Version = "test"
+		g, err := globalcp.New(ctx, c, log)
+		if err != nil {
+			return err
+		}
+		return g.Run(ctx)
+	}
+	var c agent.Config
+	if err := json.Unmarshal(text, &c); err != nil {
+		return err
+	}
+	return agent.Run(ctx, c, log)
 }
 
-// apart is an agent in a process of its own.
+// apart is a part in a process of its own.
 type apart struct {
 	cmd    *exec.Cmd
 	ended  chan struct{}
 	result error
 }
 
-func startApart(t testing.TB, c agent.Config, logs *journal) *apart {
+// startApart starts a part, here or at a place.
+func startApart(t testing.TB, part, file string, config any, p Place, logs *journal) *apart {
 	t.Helper()
-	text, err := json.Marshal(c)
+	text, err := json.Marshal(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := c.Dataplane.File + ".agent.json"
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +172,7 @@ func startApart(t testing.TB, c agent.Config, logs *journal) *apart {
 		t.Fatal(err)
 	}
 	a := &apart{cmd: exec.Command(self), ended: make(chan struct{})}
-	a.cmd.Env = append(os.Environ(), apartVariable+"="+file)
+	a.cmd.Env = append(os.Environ(), partVariable+"="+part, configVariable+"="+file)
 	in, err := a.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -144,8 +181,12 @@ func startApart(t testing.TB, c agent.Config, logs *journal) *apart {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.cmd.Start(); err != nil {
-		t.Fatalf("start an agent: %v", err)
+	start := a.cmd.Start
+	if p != nil {
+		start = func() error { return p.Start(a.cmd) }
+	}
+	if err := start(); err != nil {
+		t.Fatalf("start %s: %v", part, err)
 	}
 	go func() {
 		defer close(a.ended)

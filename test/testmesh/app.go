@@ -49,9 +49,9 @@ type App struct {
 // ProbePath is where an HTTP service probe finds out whether the workload is well; such requests are not counted.
 const ProbePath = "/probe"
 
-func startApp(t testing.TB, name string, p mesh.Protocol, host string) *App {
+func startApp(t testing.TB, name string, p mesh.Protocol, place Place, host string) *App {
 	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	l, err := listen(place, host)
 	if err != nil {
 		t.Fatalf("start the server of %s: %v", name, err)
 	}

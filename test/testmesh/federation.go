@@ -29,6 +29,8 @@ type FederationOptions struct {
 	ConfigureZone   func(zone string, c *zonecp.Config)
 	// Through, when set, stands between zones and global: it is given global's address and returns the one that a zone uses.
 	Through func(zone, global string) string
+	// Place, when set, gives the hosts of control planes: global's, and those of zones by name.
+	Place func(name string) Place
 }
 
 // A Federation is a global control plane with zones that have joined it.
@@ -41,9 +43,10 @@ type Federation struct {
 // A Global is a global control plane in this process, and its API for the mesh default. Its addresses stay the same over restarts.
 type Global struct {
 	API
-	dir  string
-	opts FederationOptions
-	logs *journal
+	dir   string
+	opts  FederationOptions
+	place Place
+	logs  *journal
 
 	mu      sync.Mutex
 	running *globalPlane
@@ -51,9 +54,9 @@ type Global struct {
 }
 
 type globalPlane struct {
-	*globalcp.Global
-	stop context.CancelFunc
-	done chan error
+	*globalcp.Global // nil at a place
+	stop             context.CancelFunc
+	done             chan error
 }
 
 // beat is short, so that tests of dead peers end soon.
@@ -67,6 +70,10 @@ func Federate(t testing.TB, o FederationOptions, zones ...string) *Federation {
 	}
 	g := &Global{dir: shortDir(t), opts: o, logs: newJournal()}
 	g.at.api, g.at.zones = "127.0.0.1:0", "127.0.0.1:0"
+	if o.Place != nil {
+		g.place = o.Place(partGlobal)
+		g.at.api, g.at.zones = at(g.place, apiPort), at(g.place, zonesPort)
+	}
 	g.StartGlobal(t)
 	t.Cleanup(func() {
 		if err := g.halt(); err != nil {
@@ -96,9 +103,15 @@ func (f *Federation) Join(t testing.TB, name string) *Mesh {
 	if store == backend.Postgres {
 		store = backend.Memory
 	}
-	z := startZone(t, Options{Store: store, Zone: name, Configure: func(c *zonecp.Config) {
+	var place Place
+	probes := "127.0.0.1:0"
+	if f.opts.Place != nil {
+		place = f.opts.Place(name)
+		probes = at(place, probesPort)
+	}
+	z := startZone(t, Options{Store: store, Zone: name, Place: place, Configure: func(c *zonecp.Config) {
 		c.Global.JoinTokenFile, c.Global.BeatEvery = file, beat
-		c.Probes.Address, c.AllowLocalAddresses = "127.0.0.1:0", true
+		c.Probes.Address, c.AllowLocalAddresses = probes, place == nil
 		if f.opts.Through != nil {
 			c.Global.Addresses = []string{f.opts.Through(name, f.ZonesAddress())}
 		}
@@ -113,10 +126,7 @@ func (f *Federation) Join(t testing.TB, name string) *Mesh {
 // NewToken writes a new join token where the zone reads it.
 func (f *Federation) NewToken(t testing.TB, name string) {
 	t.Helper()
-	f.mu.Lock()
-	g := f.running
-	f.mu.Unlock()
-	token, err := g.NewJoinToken(t.Context(), name, time.Hour)
+	token, err := f.client.NewJoinToken(t.Context(), name, "1h")
 	if err != nil {
 		t.Fatalf("make a join token: %v", err)
 	}
@@ -132,7 +142,12 @@ func (f *Federation) Zone(name string) *Mesh { return f.zones[name] }
 func (f *Federation) UntilLinked(t testing.TB, name string) {
 	t.Helper()
 	f.zones[name].Until(t, "zone "+name+" is linked to global and knows the mesh", func() (any, bool) {
-		cp := f.zones[name].ControlPlane()
+		z := f.zones[name]
+		cp := z.ControlPlane()
+		if cp == nil { // that it can make tokens says that it is linked and has the mesh
+			_, err := z.Zone.client.NewDataplaneToken(t.Context(), Token{Mesh: z.Name, Name: "any"})
+			return err, err == nil
+		}
 		state := cp.Uplink().State()
 		_, known := cp.Catalog().Snapshot().Get(resource.Key{Type: mesh.TypeMesh, Name: "default"})
 		key := resource.Key{Type: mesh.TypeSecret, Mesh: "default", Name: "dataplane-token-signing-key-default-1"}
@@ -145,7 +160,7 @@ func (g *Global) config() globalcp.Config {
 	c := globalcp.Default()
 	c.WorkDir, c.Store.Type, c.Store.Postgres.DSN = filepath.Join(g.dir, "global"), g.opts.Store, g.opts.DSN
 	c.API.Address, c.Zones.Address, c.Diagnostics.Address = g.at.api, g.at.zones, ""
-	c.Zones.BeatEvery, c.Zones.AllowLocalAddresses = beat, true
+	c.Zones.BeatEvery, c.Zones.AllowLocalAddresses = beat, g.place == nil
 	c.Version = "test"
 	if g.opts.ConfigureGlobal != nil {
 		g.opts.ConfigureGlobal(&c)
@@ -156,6 +171,16 @@ func (g *Global) config() globalcp.Config {
 // StartGlobal runs global again after HaltGlobal, at the same addresses.
 func (g *Global) StartGlobal(t testing.TB) {
 	t.Helper()
+	if g.place != nil {
+		a, c := startAt(t, g.place, partGlobal, g.dir, g.config(), g.at.api, g.logs)
+		g.mu.Lock()
+		g.running = &globalPlane{stop: a.stop, done: ended(a)}
+		g.mu.Unlock()
+		if g.client == nil {
+			g.API = API{c, "default"}
+		}
+		return
+	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	global, err := globalcp.New(ctx, g.config(), slog.New(g.logs))
 	if err != nil {
@@ -210,7 +235,7 @@ func (g *Global) HaltGlobal(t testing.TB) {
 	}
 }
 
-// GlobalPlane is the running global control plane, for inspection.
+// GlobalPlane is the running global control plane, for inspection; nil when it runs at a place.
 func (g *Global) GlobalPlane() *globalcp.Global {
 	g.mu.Lock()
 	defer g.mu.Unlock()

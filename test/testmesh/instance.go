@@ -48,6 +48,8 @@ type Workload struct {
 	Drain time.Duration
 	// Apart runs the agent in a process of its own, so that it can be killed. The test binary must call Main.
 	Apart bool
+	// Place is the host where the workload runs, apart. Default this host.
+	Place Place
 
 	ingress bool // of the zone: there is no server
 }
@@ -56,7 +58,7 @@ type Workload struct {
 type Instance struct {
 	Workload
 	App  *App   // nil of an ingress
-	Host string // the loopback address of the workload
+	Host string // the address of the workload
 
 	owner testing.TB // until whose end it runs, whoever starts its agent again
 	mesh  *Mesh
@@ -149,9 +151,15 @@ func (m *Mesh) instance(t testing.TB, w Workload) *Instance {
 	if w.Token.Name == "" && w.Token.Workload == "" {
 		w.Token.Name, w.Token.Workload = w.Name, w.Service
 	}
-	i := &Instance{Workload: w, Host: nextHost(), owner: t, mesh: m, http: newClient(64), logs: newJournal(), addresses: map[string]string{}}
+	i := &Instance{Workload: w, owner: t, mesh: m, logs: newJournal(), addresses: map[string]string{}}
+	if i.Place == nil {
+		i.Host = nextHost()
+	} else {
+		i.Host, i.Apart = i.Place.IP(), true
+	}
+	i.http = i.newClient(64)
 	if !w.ingress {
-		i.App = startApp(t, w.Name, w.Protocol, i.Host)
+		i.App = startApp(t, w.Name, w.Protocol, i.Place, i.Host)
 	}
 	t.Cleanup(i.http.CloseIdleConnections)
 	i.cfg = i.settings(t)
@@ -176,9 +184,8 @@ func (i *Instance) settings(t testing.TB) agent.Config {
 		}
 		return path
 	}
-	cp := m.ControlPlane()
 	c := agent.Default()
-	c.Zone.Addresses, c.Zone.CAFile = []string{cp.AgentsAddress()}, cp.CAFile()
+	c.Zone.Addresses, c.Zone.CAFile = []string{m.at.agents}, filepath.Join(m.WorkDir(), "tls", "ca.pem")
 	if len(i.Zone) > 0 {
 		c.Zone.Addresses = i.Zone
 	}
@@ -220,7 +227,7 @@ func (i *Instance) launch(t testing.TB) {
 	t.Helper()
 	var a running
 	if i.Apart {
-		a = startApart(t, i.cfg, i.logs)
+		a = startApart(t, partAgent, i.cfg.Dataplane.File+".agent.json", i.cfg, i.Place, i.logs)
 	} else {
 		a = startInside(context.WithoutCancel(t.Context()), i.cfg, i.logs)
 	}

@@ -77,15 +77,15 @@ func (m *Mesh) Load(t testing.TB, from *Instance, r Request, perSecond int) *Loa
 	l := &Load{zone: m.Zone, stop: stop, fresh: r.Fresh, report: Report{Failures: map[string]int{}, By: map[string]int{}}}
 	for range workers {
 		l.done.Add(1)
-		go l.run(ctx, r, address, time.Second*workers/time.Duration(perSecond))
+		go l.run(ctx, from, r, address, time.Second*workers/time.Duration(perSecond))
 	}
 	t.Cleanup(func() { l.stop(); l.done.Wait() })
 	return l
 }
 
-func (l *Load) run(ctx context.Context, r Request, address string, every time.Duration) {
+func (l *Load) run(ctx context.Context, from *Instance, r Request, address string, every time.Duration) {
 	defer l.done.Done()
-	c := newClient(1)
+	c := from.newClient(1)
 	defer c.CloseIdleConnections()
 	tick := time.NewTicker(every)
 	defer tick.Stop()

@@ -66,10 +66,12 @@ func (a Answer) certificate(field string) string {
 }
 
 // newClient makes an HTTP client that keeps connections to itself and follows no redirect.
-func newClient(connections int) *http.Client {
+func (i *Instance) newClient(connections int) *http.Client {
 	return &http.Client{
-		Timeout:       patience,
-		Transport:     &http.Transport{MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections, DisableCompression: true},
+		Timeout: patience,
+		Transport: &http.Transport{
+			MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections, DisableCompression: true, DialContext: i.dial,
+		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
@@ -125,7 +127,7 @@ func (i *Instance) Try(t testing.TB, r Request) (Response, error) {
 	}
 	c := i.http
 	if r.Fresh {
-		c = newClient(1)
+		c = i.newClient(1)
 		defer c.CloseIdleConnections()
 	}
 	return r.send(t.Context(), c, address)
@@ -191,7 +193,9 @@ type Conn struct {
 // Dial opens a TCP connection to a service through the own sidecar and asks who is there.
 func (i *Instance) Dial(t testing.TB, service string) (*Conn, error) {
 	t.Helper()
-	return asked(net.DialTimeout("tcp", i.Address(t, service), patience))
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	return asked(i.dial(ctx, "tcp", i.Address(t, service)))
 }
 
 func asked(c net.Conn, err error) (*Conn, error) {

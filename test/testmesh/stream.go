@@ -46,7 +46,7 @@ type Stream struct {
 // Stream begins a long request to a service through the own sidecar. The service must speak HTTP/2.
 func (i *Instance) Stream(t testing.TB, service string) (*Stream, error) {
 	t.Helper()
-	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport := &http.Transport{Protocols: new(http.Protocols), DialContext: i.dial}
 	transport.Protocols.SetUnencryptedHTTP2(true)
 	body, out := io.Pipe()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))

@@ -33,6 +33,8 @@ type Options struct {
 	Zone string
 	// Configure changes the configuration of the control plane before each start.
 	Configure func(*zonecp.Config)
+	// Place is the host where the control plane runs, in a process of its own. Default this process.
+	Place Place
 }
 
 // A Zone is a zone control plane in this process. Its address stays the same over restarts.
@@ -55,9 +57,10 @@ type Zone struct {
 type addresses struct{ api, agents string }
 
 type controlPlane struct {
-	*zonecp.Zone
-	stop context.CancelFunc
-	done chan error
+	*zonecp.Zone // nil at a place
+	stop         context.CancelFunc
+	kill         func() // at a place
+	done         chan error
 }
 
 // A Mesh is one mesh of a zone, with the workloads that a test runs in it.
@@ -86,6 +89,9 @@ func startZone(t testing.TB, o Options) *Zone {
 	}
 	z := &Zone{Name: o.Zone, Port: 10000 + mathrand.Uint32N(20000), dir: shortDir(t), envoy: binary(t), opts: o, logs: newJournal()}
 	z.at = addresses{"127.0.0.1:0", "127.0.0.1:0"}
+	if o.Place != nil {
+		z.at = addresses{at(o.Place, apiPort), at(o.Place, agentsPort)}
+	}
 	z.Start(t)
 	t.Cleanup(func() {
 		if err := z.halt(); err != nil {
@@ -159,6 +165,10 @@ func (z *Zone) config() zonecp.Config {
 // Start runs the control plane again after Halt, at the same addresses.
 func (z *Zone) Start(t testing.TB) {
 	t.Helper()
+	if z.opts.Place != nil {
+		z.startAt(t)
+		return
+	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	zone, err := zonecp.New(ctx, z.config(), slog.New(z.logs))
 	if err != nil {
@@ -189,6 +199,17 @@ func (z *Zone) Start(t testing.TB) {
 	}
 }
 
+func (z *Zone) startAt(t testing.TB) {
+	t.Helper()
+	a, c := startAt(t, z.opts.Place, partZone, z.dir, z.config(), z.at.api, z.logs)
+	z.mu.Lock()
+	z.running = &controlPlane{stop: a.stop, kill: a.kill, done: ended(a)}
+	z.mu.Unlock()
+	if z.client == nil {
+		z.client = c
+	}
+}
+
 // halt stops the control plane and says how it ended.
 func (z *Zone) halt() error {
 	z.mu.Lock()
@@ -205,7 +226,7 @@ func (z *Zone) halt() error {
 	return <-cp.done
 }
 
-// ControlPlane is the running control plane, for inspection.
+// ControlPlane is the running control plane, for inspection; nil when it runs at a place.
 func (z *Zone) ControlPlane() *zonecp.Zone {
 	z.mu.Lock()
 	defer z.mu.Unlock()

@@ -37,17 +37,18 @@ type continent struct {
 	web, ingress      map[string]*testmesh.Instance // in the other zones
 }
 
-func newContinent(t *testing.T, o testmesh.FederationOptions) *continent {
+// newContinent runs the three zones: on this host, or with place on the numbered hosts of a zone.
+func newContinent(t *testing.T, o testmesh.FederationOptions, place func(zone string, n byte) testmesh.Place) *continent {
 	t.Helper()
 	f := testmesh.Federate(t, o, "east", "west", "south")
 	c := &continent{Federation: f, east: f.Zone("east"), west: f.Zone("west"), south: f.Zone("south")}
 	f.Apply(t, identities+"---"+everywhere+"---"+permit("web", "web", "spiffe://default.*"))
 	c.web, c.ingress = map[string]*testmesh.Instance{}, map[string]*testmesh.Instance{}
 	for zone, m := range map[string]*testmesh.Mesh{"west": c.west, "south": c.south} {
-		c.web[zone] = m.Workload(t, web(zone, 1))
-		c.ingress[zone] = m.Ingress(t, testmesh.Workload{Name: "ingress-1", Apart: true})
+		c.web[zone] = m.Workload(t, web(zone, 1, place))
+		c.ingress[zone] = m.Ingress(t, on(place, zone, 3, testmesh.Workload{Name: "ingress-1", Apart: true}))
 	}
-	all := c.east.Workloads(t, testmesh.Workload{Name: "client-1"}, web("east", 1), web("east", 2))
+	all := c.east.Workloads(t, on(place, "east", 3, testmesh.Workload{Name: "client-1"}), web("east", 1, place), web("east", 2, place))
 	c.client, c.local = all[0], all[1:]
 	c.client.Reach(t, "web.west")
 	c.client.Reach(t, "web.south")
@@ -55,14 +56,21 @@ func newContinent(t *testing.T, o testmesh.FederationOptions) *continent {
 	return c
 }
 
+func on(place func(zone string, n byte) testmesh.Place, zone string, n byte, w testmesh.Workload) testmesh.Workload {
+	if place != nil {
+		w.Place = place(zone, n)
+	}
+	return w
+}
+
 // web is an instance whose server can say that it is not well.
-func web(zone string, n int) testmesh.Workload {
-	return testmesh.Workload{
+func web(zone string, n byte, place func(zone string, n byte) testmesh.Place) testmesh.Workload {
+	return on(place, zone, 10+n, testmesh.Workload{
 		Name: fmt.Sprintf("web-%s-%d", zone, n), Service: "web", Protocol: mesh.HTTP2, Apart: true, Drain: time.Second,
 		Probe: &mesh.ServiceProbe{
 			Interval: &mesh.Duration{Duration: 100 * time.Millisecond}, UnhealthyThreshold: new(uint32(1)), HTTP: &mesh.HTTPProbe{Path: testmesh.ProbePath},
 		},
-	}
+	})
 }
 
 // zoneOf is where an instance of web runs.
@@ -106,7 +114,7 @@ func (c *continent) well(states ...bool) {
 // Instances of the client's own zone come first; other zones answer while those cannot, without a policy and by one.
 func TestFailover(t *testing.T) {
 	t.Parallel()
-	c := newContinent(t, testmesh.FederationOptions{Store: "embedded"}) // zones start again
+	c := newContinent(t, testmesh.FederationOptions{Store: "embedded"}, nil) // zones start again
 	for _, part := range []struct {
 		name string
 		run  func(*testing.T, *continent)

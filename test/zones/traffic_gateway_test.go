@@ -30,7 +30,20 @@ func testGateways(t *testing.T, c *continent) {
 			if k.before != nil {
 				k.before(t)
 			}
-			c.outage(t, k.zone, k.other, k.whole)
+			m, ingress, instance := c.Zone(k.zone), c.ingress[k.zone], c.web[k.zone]
+			c.outage(t, k.zone, k.other, func() {
+				ingress.KillAgent(t)
+				if k.whole {
+					instance.KillAgent(t)
+					m.Halt(t)
+				}
+			}, func() {
+				if k.whole {
+					m.Start(t)
+					instance.StartAgent(t)
+				}
+				ingress.StartAgent(t)
+			}).NoFailure(t)
 		}) {
 			return
 		}
@@ -40,40 +53,35 @@ func testGateways(t *testing.T, c *continent) {
 	c.untilServed(t, c.client, "east")
 }
 
-// outage takes the ingress of a zone away, or all of it, and gives it back.
-func (c *continent) outage(t *testing.T, zone, other string, whole bool) {
+// outage takes the ingress of a zone away and gives it back, and says how requests fare meanwhile.
+func (c *continent) outage(t *testing.T, zone, other string, away, back func()) testmesh.Report {
+	t.Helper()
 	l := c.east.Load(t, c.client, testmesh.Request{Service: "joined"}, 100)
+	l.More(t, 20)
 	start := time.Now()
-	c.ingress[zone].KillAgent(t)
-	if whole {
-		c.web[zone].KillAgent(t)
-		c.Zone(zone).Halt(t)
-	}
+	away()
 	c.east.Within(t, soon, "the client's proxy has withdrawn the gateway", func() (any, bool) {
 		up := reaches(t, c.client, c.ingress[zone])
 		return up, !up
 	})
-	gone := time.Since(start)
+	withdrawn := time.Since(start)
 	c.untilServed(t, c.client, other)
 	s, err := c.client.Stream(t, "joined")
 	if err != nil {
 		t.Fatal(err)
 	}
 	start = time.Now()
-	if whole {
-		c.Zone(zone).Start(t)
-		c.web[zone].StartAgent(t)
-	}
-	c.ingress[zone].StartAgent(t)
+	back()
 	c.untilServed(t, c.client, other, zone)
-	back := time.Since(start)
+	returned := time.Since(start)
 	l.More(t, 50)
 	if err := s.Echo("still here"); err != nil || zoneOf(s.From) != other {
 		t.Errorf("the stream from %s: %v", s.From, err)
 	}
 	s.Close()
-	l.Stop().NoFailure(t)
-	t.Logf("withdrawn after %s, back %s after it was started again", gone.Round(time.Millisecond), back.Round(time.Millisecond))
+	r := l.Stop()
+	t.Logf("withdrawn after %s, used again %s after it was back; %s", withdrawn.Round(time.Millisecond), returned.Round(time.Millisecond), r)
+	return r
 }
 
 // reaches says whether a proxy would send anything to an ingress.
