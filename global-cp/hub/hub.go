@@ -39,6 +39,8 @@ type Config struct {
 	// Instance is this process, Version its software.
 	Instance string
 	Version  string
+	// Alone says that no other instance can have the store open.
+	Alone    bool
 	Bounds   exchange.Bounds
 	Features []string
 	// BeatEvery is the interval of beats. Default 5s.

@@ -19,9 +19,13 @@ type fence struct {
 	until   time.Time
 }
 
-// lease takes the lease of a zone for a link. Another link of this instance has let go of it already.
+// lease takes the lease of a zone for a link. Another link of this instance has let go of it already. On a store that nobody else can have
+// open, what a former process left behind is no obstacle.
 func (h *Hub) lease(ctx context.Context, zoneID string, session uint64) (*fence, error) {
 	holder := fmt.Sprintf("%s/%d", h.cfg.Instance, session)
+	if h.cfg.Alone {
+		holder = "the one instance"
+	}
 	f, err := h.cfg.Store.Acquire(ctx, "zone-link/"+zoneID, holder, leaseFor)
 	if err != nil {
 		return nil, err

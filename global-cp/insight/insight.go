@@ -579,3 +579,28 @@ func (b *Board) Names() []string {
 	defer b.mu.Unlock()
 	return slices.Sorted(maps.Keys(b.zones))
 }
+
+// Proxies counts the proxies of a MeshService as its zone tells: those of the port that has least. How many are connected is not told; it is
+// at least as many as are healthy.
+func (b *Board) Proxies(service resource.Resource) mesh.DataplaneProxies {
+	k, _ := b.cfg.Catalog.Kinds().ByName(service.Type)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	z := b.zones[service.Zone()]
+	if z == nil {
+		return mesh.DataplaneProxies{}
+	}
+	var c zonesync.Counts
+	if json.Unmarshal(z.facts[zonesync.FactCounts(resource.KRIOf(k, service.Meta).String())], &c) != nil {
+		return mesh.DataplaneProxies{}
+	}
+	var out mesh.DataplaneProxies
+	first := true
+	for _, p := range c.Ports {
+		if first || int(p.Healthy) < out.Healthy {
+			out = mesh.DataplaneProxies{Connected: int(p.Healthy), Healthy: int(p.Healthy), Total: int(p.Total)}
+		}
+		first = false
+	}
+	return out
+}

@@ -28,7 +28,10 @@ type flow struct {
 }
 
 // statementKind is what statements are called in Object.kind.
-const statementKind = "owner/" + mesh.TypeMeshService
+const statementKind = StatementOfService
+
+// StatementOfService is the type of derived records that hold what the control plane of its zone says of a MeshService.
+const StatementOfService = "owner/" + mesh.TypeMeshService
 
 // statementType is the type of the derived records that hold what the owners of MeshServices say of them.
 const statementType = "owner/" + mesh.TypeMeshService

@@ -80,6 +80,15 @@ spec: {address: 192.0.2.7, port: 10001}
 	if copied.UID != own.UID || string(copied.Raw) != string(own.Raw) || copied.Label("team") != "a" {
 		t.Errorf("the copy differs from its original:\n%+v %s\n%+v %s", copied.Meta, copied.Raw, own.Meta, own.Raw)
 	}
+	west.Until(t, "global shows what the zone says of its service", func() (any, bool) {
+		var at struct {
+			Spec struct {
+				State mesh.ServiceState `json:"state"`
+			} `json:"spec"`
+		}
+		ok := f.Read(t, "MeshService", resource.SyncedName("default", "web", "west", ""), &at)
+		return at, ok && at.Spec.State == mesh.Unavailable // nobody serves it
+	})
 	west.Delete(t, "MeshService", "web")
 	untilStored(t, east, "MeshService", "web", "west", false)
 	untilStored(t, east, "MeshZoneAddress", "ingress", "west", true)

@@ -79,7 +79,7 @@ type Config struct {
 
 	// BeatEvery is the interval of beats. Default 5s.
 	BeatEvery time.Duration
-	// RetryMin and RetryMax bound the wait before the next link. Defaults 50ms and 5s.
+	// RetryMin and RetryMax bound the wait before the next link. Defaults 50ms and 2s.
 	RetryMin, RetryMax time.Duration
 	Log                *slog.Logger
 	Registerer         prometheus.Registerer
@@ -115,7 +115,7 @@ func New(cfg Config) *Uplink {
 		cfg.RetryMin = 50 * time.Millisecond
 	}
 	if cfg.RetryMax <= 0 {
-		cfg.RetryMax = 5 * time.Second
+		cfg.RetryMax = 2 * time.Second
 	}
 	if cfg.BeatEvery <= 0 {
 		cfg.BeatEvery = 5 * time.Second

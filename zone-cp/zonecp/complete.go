@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"sync"
 
+	"github.com/causeway-mesh/causeway/api/hosting"
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/store/catalog"
@@ -26,39 +27,20 @@ func (s *shown) complete(snap *catalog.Snapshot, r resource.Resource, spec, stat
 	if r.Type != mesh.TypeMeshService && r.Type != mesh.TypeWorkload || s.registry == nil {
 		return spec, status
 	}
+	proxies := s.proxies(snap)[r.Key()]
+	if r.Type == mesh.TypeMeshService {
+		return hosting.ShowService(spec, status, proxies)
+	}
 	fields := map[string]any{}
 	if len(status) > 0 && json.Unmarshal(status, &fields) != nil {
 		return spec, status
 	}
-	if r.Type == mesh.TypeMeshService {
-		spec = overlay(spec, map[string]any{"state": fields["state"], "identities": fields["identities"]})
-		delete(fields, "state")
-		delete(fields, "identities")
-	}
-	fields["dataplaneProxies"] = s.proxies(snap)[r.Key()]
+	fields["dataplaneProxies"] = proxies
 	b, err := json.Marshal(fields)
 	if err != nil {
 		return spec, status
 	}
 	return spec, b
-}
-
-// overlay sets fields of a JSON object; nil values leave it alone.
-func overlay(object []byte, set map[string]any) []byte {
-	var fields map[string]any
-	if json.Unmarshal(object, &fields) != nil {
-		return object
-	}
-	for k, v := range set {
-		if v != nil {
-			fields[k] = v
-		}
-	}
-	b, err := json.Marshal(fields)
-	if err != nil {
-		return object
-	}
-	return b
 }
 
 // proxies counts the proxies of every service and workload in one pass, and again only when something has changed.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -89,7 +90,40 @@ func (z *Zone) joinToken() (string, error) {
 func (f *federation) parts(z *Zone) []func(context.Context) error {
 	return []func(context.Context) error{
 		f.offers.Run, f.local.Run, f.prober.Run, f.reports.run,
+		func(ctx context.Context) error { return f.announceDrain(ctx, z) },
 		func(ctx context.Context) error { return f.responder.Serve(ctx, z.listeners.probes) },
+	}
+}
+
+// announceDrain tells other zones to send nothing new while every ingress of this one is about to leave.
+func (f *federation) announceDrain(ctx context.Context, z *Zone) error {
+	feed := z.agents.Registry().Subscribe()
+	defer feed.Close()
+	for {
+		u, err := feed.Next(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("announce that ingresses drain: %w", err)
+		}
+		snap := z.catalog.Snapshot()
+		isIngress := func(k resource.Key) bool {
+			r, ok := snap.Get(k)
+			return ok && r.Label(resource.LabelZoneIngress) != ""
+		}
+		if !u.All && !slices.ContainsFunc(u.Changed, isIngress) {
+			continue
+		}
+		some, staying := false, false
+		u.Snapshot.Each("", func(k resource.Key, facts agents.Facts) bool {
+			if isIngress(k) {
+				some = true
+				staying = staying || !facts.Draining
+			}
+			return !staying
+		})
+		f.responder.SetDraining(some && !staying)
 	}
 }
 
