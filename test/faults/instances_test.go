@@ -3,6 +3,8 @@ package faults_test
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -35,7 +37,7 @@ func startCouple(t *testing.T, takeover time.Duration) *couple {
 	t.Helper()
 	c := &couple{dsn: pg.Database(t)}
 	// They share the directory for the administrator's token and the sealing keys.
-	dir, there, here := t.TempDir(), freeAddress(t), freeAddress(t)
+	dir, there, here := t.TempDir(), reservedAddress(t), reservedAddress(t)
 	c.apartFirst, c.hereFirst = []string{there, here}, []string{here, there}
 	configure := func(cfg *zonecp.Config) {
 		cfg.WorkDir, cfg.Takeover, cfg.Agents.Advertised = dir, takeover, c.apartFirst
@@ -62,6 +64,21 @@ func startCouple(t *testing.T, takeover time.Duration) *couple {
 		cfg.Agents.Address = here
 	}})
 	return c
+}
+
+// reservedAddress is one that nothing listens on, of a port that the system gives nobody who asks for any.
+func reservedAddress(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
+		if err != nil {
+			continue
+		}
+		defer l.Close()
+		return l.Addr().String()
+	}
+	t.Fatal("every port is taken")
+	return ""
 }
 
 // writer is the instance that holds the lease.
