@@ -91,7 +91,10 @@ func ServeGRPC(ctx context.Context, what string, srv *grpc.Server, l net.Listene
 		return fmt.Errorf("serve %s: %w", what, err)
 	case <-ctx.Done():
 		srv.Stop()
-		return <-failed
+		if err := <-failed; !errors.Is(err, grpc.ErrServerStopped) { // it may be told to stop before it serves
+			return err
+		}
+		return nil
 	}
 }
 
