@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -184,9 +185,24 @@ func (s *Store) Close() error {
 		close(s.closed)
 		s.queue.Close()
 		s.writer.Wait()
-		s.err = errors.Join(s.db.Close(), s.claim.Close())
+		s.err = errors.Join(s.give(), s.claim.Close())
 	})
 	return s.err
+}
+
+// lastReader bounds how long Close waits for a reader that does not end.
+const lastReader = 10 * time.Second
+
+// give closes the one connection once its last user is done: the pool alone would leave it, and the lock on the file, to that one.
+func (s *Store) give() error {
+	ctx, cancel := context.WithTimeout(context.Background(), lastReader)
+	defer cancel()
+	conn, err := s.db.Conn(ctx)
+	closed := s.db.Close()
+	if err != nil {
+		return closed
+	}
+	return errors.Join(closed, conn.Close())
 }
 
 // shut says that the store was closed.
