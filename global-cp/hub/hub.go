@@ -92,6 +92,7 @@ const MaxMessage = 8 << 20
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.WaitForHandlers(true), // a link gives its lease back before the store is closed
 		grpc.MaxConcurrentStreams(16),
 		grpc.ConnectionTimeout(10 * time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 10 * time.Second}),
