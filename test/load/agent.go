@@ -46,6 +46,7 @@ type Agent struct {
 	session  uint64
 	identity *workload
 	trust    string
+	trusted  time.Time // when trust came
 	enrolled int
 	asked    int // for workload certificates
 	problems []string
@@ -77,6 +78,13 @@ func (a *Agent) Asked() (enrollments, sessions, certificates int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.enrolled, int(a.session), a.asked
+}
+
+// Trusted is when the agent last got bundles, and acknowledged them.
+func (a *Agent) Trusted() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.trusted
 }
 
 // Problems are what the zone complained about.
@@ -310,7 +318,7 @@ func (s *session) message(in *agentapi.ZoneMessage) ([]*agentapi.AgentMessage, e
 	case *agentapi.ZoneMessage_Trust:
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		a.trust = m.Trust.GetVersion()
+		a.trust, a.trusted = m.Trust.GetVersion(), time.Now()
 		return []*agentapi.AgentMessage{{Message: &agentapi.AgentMessage_Secrets{Secrets: a.secretsLocked()}}}, nil
 	case *agentapi.ZoneMessage_Problem:
 		a.mu.Lock()

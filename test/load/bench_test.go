@@ -42,7 +42,7 @@ func BenchmarkPush(b *testing.B) {
 				for _, x := range table(b, version, c.resources, c.size).Shared.Of(envoy.Cluster) {
 					bytes = append(bytes, slices.Concat(x.Chunks...)...)
 				}
-				return func() { ceiling.Push(envoy.Cluster, version, bytes) }
+				return func() { ceiling.Push(envoy.Cluster, version, bytes, streams) }
 			})
 		})
 	}

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"slices"
 	"strconv"
 	"sync"
 
@@ -14,16 +15,16 @@ import (
 	"github.com/causeway-mesh/causeway/api/envoy"
 )
 
-// A Ceiling is a server that does nothing but send the same ready bytes on every stream and read the answers:
+// A Ceiling is a server that does nothing but send the same ready bytes on streams and read the answers:
 // what no control plane can be faster than.
 type Ceiling struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
 	mu      sync.Mutex
-	streams map[chan raw]struct{}
+	streams []chan raw
 }
 
 // NewCeiling makes a ceiling without streams.
-func NewCeiling() *Ceiling { return &Ceiling{streams: map[chan raw]struct{}{}} }
+func NewCeiling() *Ceiling { return &Ceiling{} }
 
 // ServerOptions are what a gRPC server needs to send ready bytes.
 func (c *Ceiling) ServerOptions() []grpc.ServerOption {
@@ -42,8 +43,8 @@ func (c *Ceiling) Streams() int {
 	return len(c.streams)
 }
 
-// Push sends resources, encoded as fields of a response, on every stream as one response of a version.
-func (c *Ceiling) Push(t envoy.Type, version uint64, resources []byte) {
+// Push sends resources, encoded as fields of a response, as one response of a version on the streams that came first, or on all.
+func (c *Ceiling) Push(t envoy.Type, version uint64, resources []byte, first int) {
 	tail := protowire.AppendTag(nil, 1, protowire.BytesType)
 	tail = protowire.AppendString(tail, strconv.FormatUint(version, 10))
 	tail = protowire.AppendTag(tail, 4, protowire.BytesType)
@@ -53,21 +54,36 @@ func (c *Ceiling) Push(t envoy.Type, version uint64, resources []byte) {
 	message := raw{mem.SliceBuffer(resources), mem.SliceBuffer(tail)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for ch := range c.streams {
+	for _, ch := range c.streams[:min(first, len(c.streams))] {
 		ch <- message
 	}
+}
+
+// Filler is a resource of about as many bytes as are wanted, whose content means nothing, encoded as a field of a response.
+func Filler(t envoy.Type, version uint64, size int) []byte {
+	body := protowire.AppendTag(nil, 1, protowire.BytesType)
+	body = protowire.AppendString(body, t.URL())
+	body = protowire.AppendTag(body, 2, protowire.BytesType)
+	body = protowire.AppendBytes(body, make([]byte, max(0, size-2*len(t.URL())-40)))
+	x := protowire.AppendTag(nil, 1, protowire.BytesType)
+	x = protowire.AppendString(x, strconv.FormatUint(version, 10))
+	x = protowire.AppendTag(x, 3, protowire.BytesType)
+	x = protowire.AppendString(x, "filler")
+	x = protowire.AppendTag(x, 2, protowire.BytesType)
+	x = protowire.AppendBytes(x, body)
+	return protowire.AppendBytes(protowire.AppendTag(nil, 2, protowire.BytesType), x)
 }
 
 // DeltaAggregatedResources serves one stream.
 func (c *Ceiling) DeltaAggregatedResources(rpc discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
 	ch := make(chan raw, 16)
 	c.mu.Lock()
-	c.streams[ch] = struct{}{}
+	c.streams = append(c.streams, ch)
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
-		delete(c.streams, ch)
-		c.mu.Unlock()
+		defer c.mu.Unlock()
+		c.streams = slices.DeleteFunc(c.streams, func(other chan raw) bool { return other == ch })
 	}()
 	go func() { // ends with the stream
 		for {

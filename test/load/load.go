@@ -30,6 +30,10 @@ type Config struct {
 	Refuse func(t envoy.Type, name, version string) string
 	// Lost is asked whether a proxy comes back after an error of its stream. Nil: it does, after a short pause.
 	Lost func(i int, err error) bool
+	// Took sees each resource that a proxy takes; the body is only good during the call. Nil: nobody looks.
+	Took func(i int, t envoy.Type, name string, body []byte)
+	// Settled is called when a proxy has answered everything that it was sent. Nil: nobody asks.
+	Settled func(i int)
 }
 
 // A Fleet is many proxies. Its counters are of all of them, since the start.

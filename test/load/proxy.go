@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
@@ -36,6 +37,7 @@ type Proxy struct {
 	cut     context.CancelFunc
 	twice   int
 	answers int
+	settled time.Time
 }
 
 func newProxy(f *Fleet, i int) *Proxy {
@@ -58,6 +60,13 @@ func (p *Proxy) Responses() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.answers
+}
+
+// Settled is when the proxy last had answered everything that it was sent.
+func (p *Proxy) Settled() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.settled
 }
 
 // Repeated is how many resources came although the proxy had them and no changed cluster waited for them.
@@ -226,6 +235,12 @@ func (p *Proxy) take(r *response) error {
 		return err
 	}
 	p.fleet.acked(r.version)
+	if len(p.kept) == 0 {
+		p.settled = time.Now()
+		if p.fleet.cfg.Settled != nil {
+			p.fleet.cfg.Settled(p.index)
+		}
+	}
 	return nil
 }
 
@@ -251,6 +266,9 @@ func (p *Proxy) answer(t envoy.Type, a any) error {
 }
 
 func (p *Proxy) keep(t envoy.Type, x *byteResource) {
+	if p.fleet.cfg.Took != nil {
+		p.fleet.cfg.Took(p.index, t, p.fleet.intern(x.name), x.body)
+	}
 	old, had := p.has[t][string(x.name)]
 	changed := !had || old != string(x.version)
 	switch {
