@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"time"
 
@@ -213,6 +214,17 @@ const maxChain = 8
 // Verify accepts the certificates that a peer presents, leaf first, when they make it the control plane of a zone: its id is that of a
 // control plane, and the bundle of exactly the trust domain of that id verifies it. It returns the trust domain, ErrUntrusted or ErrClocks.
 func (c *ControlPlane) Verify(presented []*x509.Certificate) (trustDomain string, err error) {
+	return c.verify(presented, func(id *url.URL) bool { return id.String() == mesh.ControlPlaneID(id.Host) })
+}
+
+// VerifyWorkload accepts the certificates that a peer presents, leaf first, when a trust domain that belongs to a zone has issued them,
+// whoever of that zone it is.
+func (c *ControlPlane) VerifyWorkload(zone string, presented []*x509.Certificate) error {
+	_, err := c.verify(presented, func(id *url.URL) bool { return c.Owns(zone, id.Host) })
+	return err
+}
+
+func (c *ControlPlane) verify(presented []*x509.Certificate, wanted func(id *url.URL) bool) (trustDomain string, err error) {
 	if len(presented) == 0 || len(presented) > maxChain {
 		return "", fmt.Errorf("%w: it presents %d certificates", ErrUntrusted, len(presented))
 	}
@@ -221,7 +233,7 @@ func (c *ControlPlane) Verify(presented []*x509.Certificate) (trustDomain string
 		return "", fmt.Errorf("%w: its certificate must have one SPIFFE ID", ErrUntrusted)
 	}
 	id := leaf.URIs[0]
-	if id.String() != mesh.ControlPlaneID(id.Host) {
+	if !wanted(id) {
 		return "", fmt.Errorf("%w: it is %s", ErrUntrusted, resource.Quote(id.String()))
 	}
 	domain, ok := c.peers[id.Host]

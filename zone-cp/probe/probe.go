@@ -44,10 +44,11 @@ const (
 	unjudged outcome = iota // says nothing about the ingress
 	well
 	failed
+	mute // nobody answers, but connections are handed on to workloads
 )
 
 // String names an outcome in metrics.
-func (o outcome) String() string { return [...]string{"unjudged", "well", "failed"}[o] }
+func (o outcome) String() string { return [...]string{"unjudged", "well", "failed", "mute"}[o] }
 
 // A result is what became of a job.
 type result struct {
@@ -57,6 +58,7 @@ type result struct {
 	err     error
 	replies []Reply
 	took    time.Duration
+	silent  bool // the ingress took the connection, and nobody spoke on it
 }
 
 // maxPages bounds how many replies one attempt takes.
@@ -67,7 +69,7 @@ var errStranger = errors.New("it cannot be judged")
 
 // attempt asks once. A connection that has been open before is no bad sign when it turns out to be cut: a new one decides.
 func (p *Prober) attempt(ctx context.Context, j job) result {
-	start := time.Now()
+	start, whole := time.Now(), ctx
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
 	defer cancel()
 	r := result{job: j, began: start}
@@ -90,7 +92,9 @@ func (p *Prober) attempt(ctx context.Context, j job) result {
 	if r.err != nil {
 		r.hangUp()
 		r.replies = nil
-		r.outcome = judgeError(r.err)
+		if r.outcome = judgeError(r.err); r.outcome == failed && r.silent && p.handsOn(whole, r) {
+			r.outcome = mute
+		}
 	}
 	return r
 }
@@ -145,6 +149,7 @@ func (p *Prober) dial(ctx context.Context, r *result) error {
 	})
 	if err := c.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
+		r.silent = !errors.Is(err, identity.ErrUntrusted)
 		return err
 	}
 	r.conn = &conn{c, time.Now()}

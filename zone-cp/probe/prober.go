@@ -79,6 +79,7 @@ type target struct {
 	index   int       // in the queue of its lane; -1 while it is asked or not at all
 	gone    bool
 	failing bool // the last attempt failed
+	mute    bool // in the last attempt the ingress was well and no control plane answered
 
 	lastAnswer time.Time
 	lastError  string
@@ -247,7 +248,7 @@ func (p *Prober) take(r result, now time.Time) {
 		return
 	}
 	p.metrics.attempted(r)
-	t.conn, t.ip, t.failing = r.conn, r.ip, r.outcome == failed
+	t.conn, t.ip, t.failing, t.mute = r.conn, r.ip, r.outcome == failed, r.outcome == mute
 	wait := p.cfg.Interval
 	var changed bool
 	switch r.outcome {
@@ -255,6 +256,9 @@ func (p *Prober) take(r result, now time.Time) {
 		t.lastAnswer, t.lastError, t.took = now, "", r.took
 		changed = t.well(now)
 		p.learn(t, r.replies)
+	case mute:
+		t.lastError = r.err.Error()
+		changed = t.well(now)
 	case failed:
 		t.lastError = r.err.Error()
 		changed = t.failed(now)
@@ -298,7 +302,7 @@ func (p *Prober) conclude(of peer, now time.Time) {
 	s := p.peers[of]
 	answering, lost := false, len(s.targets) > 0
 	for t := range s.targets {
-		answering = answering || t.state == mesh.ReachabilityUp || t.state == mesh.ReachabilityReturning
+		answering = answering || !t.mute && (t.state == mesh.ReachabilityUp || t.state == mesh.ReachabilityReturning)
 		lost = lost && t.state == mesh.ReachabilityDown
 	}
 	if !answering {

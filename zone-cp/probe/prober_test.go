@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -29,10 +30,11 @@ type network struct {
 	dials map[string]int
 }
 
-// A host is what happens to those who dial it: refused unless it has a plane; with hang, nothing happens at all.
+// A host is what happens to those who dial it: refused unless it has a plane or a workload; with hang, nothing happens at all.
 type host struct {
-	plane *plane
-	hang  bool
+	plane    *plane
+	workload *tls.Certificate // behind an ingress whose control plane is away
+	hang     bool
 }
 
 func (n *network) set(address string, h host) {
@@ -62,13 +64,17 @@ func (n *network) dial(ctx context.Context, _, address string) (net.Conn, error)
 	case h.hang:
 		<-ctx.Done()
 		return nil, ctx.Err()
-	case h.plane == nil:
+	case h.plane == nil && h.workload == nil:
 		return nil, errors.New("connection refused")
 	}
 	a, b := net.Pipe()
 	n.mu.Lock()
 	n.open = append(n.open, b)
 	n.mu.Unlock()
+	if h.workload != nil {
+		go workloadAlone(*h.workload, "sni.msvc.default.west.web.http")(newSocket(b))
+		return a, nil
+	}
 	go h.plane.responder.serve(context.Background(), newSocket(b))
 	return a, nil
 }

@@ -25,8 +25,13 @@ import (
 // asks makes an attempt of a zone at an address on loopback, as its prober does.
 func (p *plane) asks(zone, host, port string) result {
 	p.t.Helper()
+	return p.asksWith(NewTable(nil), zone, host, port)
+}
+
+func (p *plane) asksWith(table *Table, zone, host, port string) result {
+	p.t.Helper()
 	pr := New(Config{
-		Zone: p.zone, Catalog: p.catalog, Authority: p.authority, Table: NewTable(nil), AllowLocalAddresses: true, Timeout: 2 * time.Second,
+		Zone: p.zone, Catalog: p.catalog, Authority: p.authority, Table: table, AllowLocalAddresses: true, Timeout: 2 * time.Second,
 	})
 	n, err := strconv.ParseUint(port, 10, 32)
 	if err != nil {
