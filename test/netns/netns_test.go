@@ -45,7 +45,15 @@ func TestHostsReachEachOther(t *testing.T) {
 		text, err := io.ReadAll(c)
 		return string(text), err
 	}
-	text, err := ask()
+	answered := func() (text string, err error) {
+		for late := time.Now().Add(10 * time.Second); time.Now().Before(late); { // neighbours have to be found first
+			if text, err = ask(); err == nil {
+				break
+			}
+		}
+		return text, err
+	}
+	text, err := answered()
 	from, ok := strings.CutPrefix(text, "hello ")
 	if err != nil || !ok {
 		t.Fatalf("got %q, %v", text, err)
@@ -62,11 +70,7 @@ func TestHostsReachEachOther(t *testing.T) {
 			t.Errorf("without %s: %q, %v; want silence", what, text, err)
 		}
 		k.back()
-		text, err := ask()
-		for late := time.Now().Add(10 * time.Second); err != nil && time.Now().Before(late); { // neighbours have to be found first
-			text, err = ask()
-		}
-		if err != nil {
+		if text, err := answered(); err != nil {
 			t.Errorf("with %s again: %q, %v", what, text, err)
 		}
 	}
