@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -195,6 +196,42 @@ func TestResumingCostsWhatChanged(t *testing.T) {
 	w.equal()
 	if w.how[defaultScope] != zonesync.ScopeBegin_RESUME || w.sent > 1000 || full < 2000*200 {
 		t.Errorf("%v: %d bytes for two changes, %d for everything", w.how, w.sent, full)
+	}
+}
+
+// asked counts the questions to history.
+type asked struct {
+	store.Store
+	times int
+}
+
+func (a *asked) History(ctx context.Context, k store.Key, limit int) ([]store.Committed, error) {
+	a.times++
+	return a.Store.History(ctx, k, limit)
+}
+
+// A zone that tells global what it missed does not look up what global itself has sent meanwhile, however much that is.
+func TestResumingIgnoresWhatTheOtherSent(t *testing.T) {
+	g, e := manyObjects(t, 500), newSide(t, "east", nil)
+	e.put(service(e, "kept"), service(e, "goes"))
+	e.current()
+	before := e.offers.For(Peer{ToGlobal: true}).Position()
+	join(g, e).run()
+	e.delete(service(e, "goes").Key())
+	e.put(service(e, "new"))
+	e.current()
+	history := &asked{Store: e.store}
+	e.offers.cfg.Store = history
+	ch, err := e.offers.Since(t.Context(), Peer{ToGlobal: true}, defaultScope, before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := ch.IDs[defaultScope]
+	if _, gone := ids["kri_msvc_default_east__goes_"]; !gone || history.times != 1 {
+		t.Errorf("history was asked %d times for %d changes, want once for what is gone: %v", history.times, len(ids), ids)
+	}
+	if _, told := ids["kri_msvc_default_east__new_"]; !told {
+		t.Errorf("the new service is missing: %v", ids)
 	}
 }
 

@@ -219,6 +219,9 @@ func (r *resume) addGone(k store.Key) error {
 	if !ok || !travels(kind) || r.offers.cfg.Zone == "" && staysHere(k.Type, k.Mesh, k.Name) && !strings.HasPrefix(k.Name, privateKeyPrefix(k.Mesh)) {
 		return nil
 	}
+	if r.never(kind, k) {
+		return nil
+	}
 	if r.gone++; r.gone > maxGone {
 		return fmt.Errorf("more than %d objects went: %w", maxGone, store.ErrCompacted)
 	}
@@ -243,6 +246,20 @@ func (r *resume) addGone(k store.Key) error {
 		return fmt.Errorf("history does not say any more who %s was: %w", k, store.ErrCompacted)
 	}
 	return nil
+}
+
+// never says that an object was not on offer before either, without asking history: kinds that only come from the other side, and in a zone
+// what came from global.
+func (r *resume) never(kind resource.Kind, k store.Key) bool {
+	cfg := r.offers.cfg
+	if cfg.Zone == "" {
+		return kind.Flow&(resource.FromGlobal|resource.AcrossZones) == 0
+	}
+	if !zoneMayWrite(kind) {
+		return true
+	}
+	stored, ok := cfg.Catalog.Snapshot().Get(resource.Key{Type: k.Type, Mesh: k.Mesh, Name: k.Name})
+	return ok && stored.Label(resource.LabelOrigin) == resource.OriginGlobal
 }
 
 func (r *resume) addFormer(kind resource.Kind, m resource.Meta, deleted bool) {
