@@ -102,6 +102,7 @@ type Compiler struct {
 	destinationsOf *memo.Func[Class, []outbound]
 	destination    *memo.Func[destinationKey, []built]
 	halves         *memo.Func[Class, []listening]
+	blocks         *memo.Func[blockKey, []bound]
 
 	served             *memo.Func[string, []view.Destination]
 	ingressClusters    *memo.Func[ingressKey, built]
@@ -125,6 +126,7 @@ func NewCompiler(v *view.View) *Compiler {
 	c.destinationsOf = memo.NewFunc(g, "outbounds", slices.Equal[[]outbound], c.computeOutbounds)
 	c.destination = memo.NewFunc(g, "destination", func(a, b []built) bool { return slices.EqualFunc(a, b, sameBuilt) }, c.buildDestination)
 	c.halves = memo.NewFunc(g, "outboundListeners", func(a, b []listening) bool { return slices.EqualFunc(a, b, sameListening) }, c.buildHalves)
+	c.blocks = memo.NewFunc(g, "blockListeners", sameBounds, c.buildBlock)
 	c.served = memo.NewFunc(g, "served", slices.Equal[[]view.Destination], c.serves)
 	c.ingressClusters = memo.NewFunc(g, "ingressCluster", sameBuilt, c.buildIngressCluster)
 	c.ingressAssignments = memo.NewFunc(g, "ingressAssignment", sameBuilt, c.buildIngressAssignment)

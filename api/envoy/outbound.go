@@ -433,16 +433,45 @@ func (c *Compiler) ownOutbounds(r *memo.Reader, k resource.Key, n *mesh.Networki
 		taken[addrPort(o.AddressOrDefault(), o.Port)] = true
 		out.add(c.outbounds.Get(r, c.outboundKeyOf(r, cl, d, name)).at(o.AddressOrDefault(), o.Port, true))
 	}
-	block, err := netip.ParsePrefix(n.OutboundBlock)
-	if err != nil {
+	if n.OutboundBlock == "" {
 		return
 	}
-	for _, l := range c.halves.Get(r, cl) {
-		address, ok := inBlock(block, l.vip)
-		if ok && !taken[addrPort(address, l.port)] {
-			out.add(l.half.at(address, l.port, true))
+	for _, l := range c.blocks.Get(r, blockKey{cl, n.OutboundBlock}) {
+		if !taken[l.at] {
+			out.add(l.built)
 		}
 	}
+}
+
+// A blockKey names the proxies of a class that bind their outbounds on equal loopback blocks: as hosts have a loopback each, most do.
+type blockKey struct {
+	Class Class
+	Block string
+}
+
+// A bound is a listener with its address.
+type bound struct {
+	at    netip.AddrPort
+	built built
+}
+
+func sameBounds(a, b []bound) bool {
+	return slices.EqualFunc(a, b, func(a, b bound) bool { return a.at == b.at && sameBuilt(a.built, b.built) })
+}
+
+// buildBlock puts the listeners of all destinations on a block, once for all proxies that have the same.
+func (c *Compiler) buildBlock(r *memo.Reader, k blockKey) []bound {
+	block, err := netip.ParsePrefix(k.Block)
+	if err != nil {
+		return nil
+	}
+	var out []bound
+	for _, l := range c.halves.Get(r, k.Class) {
+		if address, ok := inBlock(block, l.vip); ok {
+			out = append(out, bound{addrPort(address, l.port), l.half.at(address, l.port, true)})
+		}
+	}
+	return out
 }
 
 func (c *Compiler) explicit(r *memo.Reader, meshName string, o mesh.Outbound) (view.Destination, bool) {
