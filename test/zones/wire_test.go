@@ -17,7 +17,8 @@ type wire struct {
 
 	mu    sync.Mutex
 	pairs map[*pair]bool
-	down  bool // new connections are refused
+	down  bool          // new connections are refused
+	gate  chan struct{} // closed when the zones read again; nil while they read
 
 	// Sent counts the bytes from global to the zone; CutAfter, while above zero, is at how many of them everything breaks off once.
 	sent, cutAfter atomic.Int64
@@ -42,6 +43,7 @@ func newWire(t testing.TB, target string) *wire {
 	w.done.Go(w.accept)
 	t.Cleanup(func() {
 		_ = l.Close()
+		w.stall(false)
 		w.cut()
 		w.done.Wait()
 	})
@@ -67,6 +69,7 @@ func (w *wire) accept() {
 			}
 			continue
 		}
+		_ = g.(*net.TCPConn).SetReadBuffer(256 << 10) // so that global soon feels that nobody reads
 		p := &pair{zone: c, global: g}
 		w.mu.Lock()
 		w.pairs[p] = true
@@ -86,7 +89,13 @@ func (w *wire) copy(p *pair, to io.Writer, from io.Reader, toZone bool) {
 	}()
 	buf := make([]byte, 4<<10)
 	for {
+		if toZone {
+			w.wait()
+		}
 		n, err := from.Read(buf)
+		if toZone {
+			w.wait() // what came while it stalled is held back, too
+		}
 		if n > 0 && !p.swallow.Load() {
 			if toZone && w.over(int64(n)) {
 				return
@@ -109,6 +118,27 @@ func (w *wire) over(n int64) bool {
 	}
 	w.cuts.Add(1)
 	return true
+}
+
+// stall leaves what comes from global unread, so that the window of TCP closes, or reads on.
+func (w *wire) stall(stalled bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if stalled && w.gate == nil {
+		w.gate = make(chan struct{})
+	} else if !stalled && w.gate != nil {
+		close(w.gate)
+		w.gate = nil
+	}
+}
+
+func (w *wire) wait() {
+	w.mu.Lock()
+	gate := w.gate
+	w.mu.Unlock()
+	if gate != nil {
+		<-gate
+	}
 }
 
 // cut breaks every connection.
