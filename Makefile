@@ -4,10 +4,10 @@ FUZZTIME ?= 10s
 TOOL = go tool -modfile=test/tools.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo run test prepare bench lint fmt generate long fuzz
+.PHONY: help build demo run test prepare bench bench-full bench-compare lint fmt generate long fuzz
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build the one binary, bin/causeway
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/causeway .
@@ -24,8 +24,16 @@ test: prepare ## Run every test with the race detector; the one command
 prepare: ## Install what tests need and this machine lacks: PostgreSQL, protoc, a C compiler
 	.ci/prepare
 
-bench: ## Run every benchmark once
-	envoy="$${CAUSEWAY_ENVOY:-$$(go run . envoy fetch)}" && CAUSEWAY_ENVOY="$$envoy" go test -run '^$$' -bench . -p 1 -timeout 60m ./...
+bench: ## Measure a federation with 100 and 1,000 fake proxies beside the wire, and REST, also on the empty database BENCH_POSTGRES (10 minutes)
+	go run ./test/load/bench -n 100,1000 -rounds 5 -seconds 15 -rolling 30 -json bench.json -postgres "$(BENCH_POSTGRES)"
+
+bench-full: ## Measure that with 500 services and 5,000 proxies, too, then run every benchmark (hours)
+	go run ./test/load/bench -n 100,1000,5000 -json bench-full.json -postgres "$(BENCH_POSTGRES)"
+	go run ./test/load/bench -n 100,1000 -services 500 -json bench-full-500.json -only '^[^R]'
+	go test -run '^$$' -bench . -benchmem -p 1 -timeout 120m ./...
+
+bench-compare: ## Compare micro-benchmarks of two commits: make bench-compare OLD=main~5 NEW=main
+	test/load/compare $(OLD) $(NEW)
 
 lint: ## Check style, and what the compiler does not
 	$(TOOL) golangci-lint run ./...

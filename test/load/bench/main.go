@@ -1,6 +1,7 @@
-// Command bench measures a whole federation: global and zones in processes of their own, and in this one a fleet of proxies with real
+// Package main measures a whole federation: global and zones in processes of their own, and in this one a fleet of proxies with real
 // agents' sessions over TLS. Beside each figure stands what the same bytes in as many messages take when nothing has to be decided
-// about them. It is a tool for people who read its table; it judges nothing, and a figure of one machine says nothing about another.
+// about them. It is a tool for people who read its table; it is not a test: it judges nothing, and a figure of one
+// machine says nothing about another.
 package main
 
 import (
@@ -16,6 +17,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // options are the flags.
@@ -44,7 +46,7 @@ func main() {
 	}
 	o, err := parse(os.Args[1:])
 	if err == nil {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		err = run(ctx, o)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -12,10 +13,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/causeway-mesh/causeway/api/client"
 	"github.com/causeway-mesh/causeway/api/envoy"
+	"github.com/causeway-mesh/causeway/api/mesh"
 )
 
 // connectTimeout reads the one field of a cluster that tells the changes of a stream apart, in milliseconds.
@@ -165,32 +168,39 @@ func (w *world) rolling(ctx context.Context, what string) (row, error) {
 		return row{}, err
 	}
 	bytes, messages, begin := w.fleet.Bytes(), w.fleet.Responses(), time.Now()
+	var written atomic.Int64 // when the last write was sent, for its answer may come later than the proxies'
+	var writers errgroup.Group
+	writers.SetLimit(8)
 	tick := time.NewTicker(time.Duration(w.o.rolling) * time.Second / time.Duration(w.n))
 	defer tick.Stop()
-	var written time.Time
 	for i := range w.n {
-		written = time.Now() // the answer may come later than the proxies'
-		if _, err := write(ctx, w.east, dataplane(fmt.Sprintf("next-%d", i), workload(i, w.o.services), 30_000+i, "")); err != nil {
-			return row{}, err
-		}
-		if i > 0 { // one old endpoint goes for each that has come
-			if err := remove(ctx, w.east, "Dataplane", fmt.Sprintf("next-%d", i-1)); err != nil {
-				return row{}, err
+		writers.Go(func() error {
+			if _, err := write(ctx, w.east, dataplane(fmt.Sprintf("next-%d", i), workload(i, w.o.services), 30_000+i, "")); err != nil {
+				return err
 			}
-		}
+			if i < w.o.services { // the first of each service have no predecessor
+				return nil
+			}
+			written.Store(time.Now().UnixNano())
+			return remove(ctx, w.east, mesh.TypeDataplane, fmt.Sprintf("next-%d", i-w.o.services))
+		})
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return row{}, ctx.Err()
+			return row{}, errors.Join(ctx.Err(), writers.Wait())
 		}
 	}
-	wrote := time.Since(begin)
-	if err := w.quiet(ctx, "all proxies have acknowledged", pause, func(i int) bool { return w.fleet.Proxy(i).Settled().After(written) }); err != nil {
+	if err := writers.Wait(); err != nil {
 		return row{}, err
 	}
-	var last time.Duration
+	last := time.Unix(0, written.Load())
+	wrote := time.Since(begin)
+	if err := w.quiet(ctx, "all proxies have acknowledged", pause, func(i int) bool { return w.fleet.Proxy(i).Settled().After(last) }); err != nil {
+		return row{}, err
+	}
+	var later time.Duration
 	for i := range w.n {
-		last = max(last, w.fleet.Proxy(i).Settled().Sub(written))
+		later = max(later, w.fleet.Proxy(i).Settled().Sub(last))
 	}
 	r := row{What: what, Proxies: w.n, Reached: w.n}
 	cpus, peaks, err := spent.end(1)
@@ -198,7 +208,7 @@ func (w *world) rolling(ctx context.Context, what string) (row, error) {
 	r.Figures = []figure{
 		{"endpoints replaced", float64(w.n), ""},
 		{"in", wrote.Seconds(), "s"},
-		{"from the last write to the last proxy", ms(last), "ms"},
+		{"from the last write to the last proxy", ms(later), "ms"},
 		{"sent", float64(w.fleet.Bytes()-bytes) / (1 << 20), "MiB"},
 		{"messages", float64(w.fleet.Responses() - messages), ""},
 	}
