@@ -10,11 +10,14 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
 
 	"github.com/causeway-mesh/causeway/api"
 	"github.com/causeway-mesh/causeway/api/mesh"
@@ -209,6 +212,7 @@ type bareGlobal struct {
 	address string
 	ca      []byte
 	stop    func()
+	lost    atomic.Int64 // so many answers to joins are lost from now on
 }
 
 // opening is how many links may begin at a time.
@@ -242,7 +246,7 @@ func newBareGlobal(t testing.TB, v version) *bareGlobal {
 		Access: g.access, Catalog: g.catalog, Store: g.store, Offers: g.offers, Board: g.board, Instance: v.instance, Version: "bare",
 		Bounds: v.bounds, Features: v.features, BeatEvery: cmp.Or(v.beat, 300*time.Millisecond), MaxOpening: opening,
 	})
-	srv := grpc.NewServer(append(hub.ServerOptions(), grpc.Creds(credentials.NewTLS(g.access.TLS(certs.Get))))...)
+	srv := grpc.NewServer(append(hub.ServerOptions(), grpc.Creds(credentials.NewTLS(g.access.TLS(certs.Get))), grpc.UnaryInterceptor(g.lose))...)
 	g.hub.Register(srv)
 	g.stop = run(t, g.board.Run, func(context.Context) error { return srv.Serve(l) }, func(ctx context.Context) error {
 		<-ctx.Done()
@@ -251,6 +255,15 @@ func newBareGlobal(t testing.TB, v version) *bareGlobal {
 	})
 	g.put(mesh.TypeMesh, "", "default", "{}")
 	return g
+}
+
+// lose answers a join with a broken connection after it was done.
+func (g *bareGlobal) lose(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	answer, err := handler(ctx, req)
+	if err == nil && g.lost.Add(-1) >= 0 {
+		return nil, status.Error(codes.Unavailable, "the answer was lost")
+	}
+	return answer, err
 }
 
 func (g *bareGlobal) token(zone string) string {

@@ -100,3 +100,20 @@ func TestCredentialEnded(t *testing.T) {
 	g.until(mesh.TypeMeshService, "web", "east", true)
 	g.until(mesh.TypeZone, "east", "", true)
 }
+
+// Fault: the answer to a join is lost. Outcome: the zone asks again with the same token and key, and is let in as the same zone; nobody else can
+// use the token.
+func TestJoinWhoseAnswerIsLost(t *testing.T) {
+	g := newBareGlobal(t, version{})
+	g.lost.Store(2)
+	token := g.token("east")
+	z := newBareZone(t, "east", token, version{})
+	z.untilLinked(true, "")
+	if n := g.lost.Load(); n >= 0 {
+		t.Errorf("%d answers were still to be lost", n+1)
+	}
+	other := newBareZone(t, "east", token, version{instance: "-b"})
+	other.untilLinked(false, "used before")
+	z.untilLinked(true, "")
+	z.until(mesh.TypeMesh, "default", "", true)
+}

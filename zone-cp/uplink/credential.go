@@ -154,12 +154,31 @@ func (u *Uplink) stored() (*credential, error) {
 	return c, nil
 }
 
+// An attempt is the key with which a token is used. It stays the same until the token was traded: when the answer is lost, global gives it
+// again to the same key and to nobody else.
+type attempt struct {
+	token        string
+	key, request []byte
+}
+
+func (a *attempt) prepare(token, zone string) error {
+	if a.token == token {
+		return nil
+	}
+	key, request, err := newRequest(zone)
+	if err != nil {
+		return err
+	}
+	*a = attempt{token, key, request}
+	return nil
+}
+
 // join trades the token for a credential. Global is recognised by the pin in the token and by nothing else.
 func (u *Uplink) join(ctx context.Context, text string, t token.JoinToken, turn int) (*credential, error) {
-	key, request, err := newRequest(u.cfg.Zone)
-	if err != nil {
+	if err := u.attempt.prepare(t.ID, u.cfg.Zone); err != nil {
 		return nil, err
 	}
+	key, request := u.attempt.key, u.attempt.request
 	addresses := t.Addresses
 	if len(u.cfg.Addresses) > 0 {
 		addresses = u.cfg.Addresses

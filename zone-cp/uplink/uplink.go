@@ -89,6 +89,7 @@ type Config struct {
 
 // An Uplink keeps the zone linked to global. Run does all of it.
 type Uplink struct {
+	attempt  attempt // to join
 	cfg      Config
 	tracker  *tracker
 	state    atomic.Pointer[State]
