@@ -15,12 +15,13 @@ import (
 
 // fragments are the computations that make Envoy resources; the rest finds out which are needed.
 var fragments = []string{
-	"cluster", "assignment", "route", "outboundListener", "inboundListener", "inboundRoute", "workload", "extension",
+	"cluster", "assignment", "route", "outboundListener", "blockListeners", "inboundListener", "inboundRoute", "workload", "extension",
 	"ingressCluster", "ingressAssignment", "healthResponder",
 }
 
 // TestCostFollowsTheChange counts the fragments that each kind of change recomputes, in a mesh of 40 services and 60 proxies of
-// two classes. The counts must not depend on the number of proxies or classes that the change does not concern.
+// two classes, each with a loopback block. A policy that is new makes new classes, whose listeners are put on their block again, once for all
+// proxies of the class; an edit does not. The counts must not depend on the number of proxies or classes that the change does not concern.
 func TestCostFollowsTheChange(t *testing.T) {
 	const services, proxies, classes = 40, 60, 2 // clusters differ by class, routes and listeners do not
 	w := newMesh(t, services, proxies)
@@ -35,7 +36,7 @@ func TestCostFollowsTheChange(t *testing.T) {
 		{"an endpoint is added", func() { w.put(dataplaneOf("svc-3", 99)) }, map[string]uint64{"assignment": 1}},
 		{"a timeout of one service, on routes", func() {
 			w.put(timeoutOf("one", "{kind: MeshService, labels: {kuma.io/display-name: svc-5}}", "http: {requestTimeout: 3s}"))
-		}, map[string]uint64{"route": 1}},
+		}, map[string]uint64{"route": 1, "blockListeners": classes}},
 		{"the same timeout with another value", func() {
 			w.put(timeoutOf("one", "{kind: MeshService, labels: {kuma.io/display-name: svc-5}}", "http: {requestTimeout: 4s}"))
 		}, map[string]uint64{"route": 1}},
@@ -44,11 +45,11 @@ func TestCostFollowsTheChange(t *testing.T) {
 		}, map[string]uint64{"route": 1, "cluster": classes}}, // the route loses what the former edit gave it
 		{"a request timeout of the whole mesh", func() {
 			w.put(timeoutOf("all", "{kind: Mesh}", "http: {requestTimeout: 9s}"))
-		}, map[string]uint64{"route": services}},
+		}, map[string]uint64{"route": services, "blockListeners": classes}},
 		{"a service is added", func() { w.put(serviceOf("svc-new")) }, map[string]uint64{"cluster": classes, "assignment": 1, "route": 1}},
 		{"it gets its address", func() {
 			w.view.SetStatus(resource.Key{Type: mesh.TypeMeshService, Mesh: "default", Name: "svc-new"}, view.Status{VIPs: []string{"241.0.9.9"}})
-		}, map[string]uint64{"outboundListener": 1}},
+		}, map[string]uint64{"outboundListener": 1, "blockListeners": classes}}, // the proxies of a class have the same block here
 		{"an unrelated secret", func() {
 			w.put("type: Secret\nmesh: default\nname: other\ndata: aGVsbG8=")
 		}, nil},
@@ -148,17 +149,18 @@ spec:
 	}, nil)
 	w.costs("failover of the multi-zone service", func() {
 		strategy("failover", joined, "localityAwareness: {crossZone: {failoverThreshold: {percentage: 70}}}")
-	}, map[string]uint64{"assignment": 1})
+	}, map[string]uint64{"assignment": 1, "blockListeners": classes})
 	w.costs("another threshold", func() {
 		strategy("failover", joined, "localityAwareness: {crossZone: {failoverThreshold: {percentage: 80}}}")
 	}, map[string]uint64{"assignment": 1})
 	w.costs("endpoints are told apart by a label of which the clients have two values", func() {
 		strategy("affinity", joined, "localityAwareness: {localZone: {affinityTags: [{key: tier}]}}")
-	}, map[string]uint64{"assignment": 2, "cluster": classes})
-	w.costs("a timeout beside it", func() { w.put(timeoutOf("t", joined, "connectionTimeout: 3s")) }, map[string]uint64{"cluster": classes})
+	}, map[string]uint64{"assignment": 2, "cluster": classes, "blockListeners": classes})
+	w.costs("a timeout beside it", func() { w.put(timeoutOf("t", joined, "connectionTimeout: 3s")) },
+		map[string]uint64{"cluster": classes, "blockListeners": classes})
 	w.costs("requests of one service are hashed", func() {
 		strategy("hash", "{kind: MeshService, labels: {kuma.io/display-name: svc-1}}", "hashPolicies: [{type: Header, header: {name: x}}]")
-	}, map[string]uint64{"route": 1})
+	}, map[string]uint64{"route": 1, "blockListeners": classes})
 	w.costs("a service is added", func() { w.put(serviceOf("svc-new")) },
 		map[string]uint64{"cluster": classes, "assignment": 1, "route": 1, "ingressCluster": 1, "ingressAssignment": 1})
 	w.costs("an endpoint here becomes unready", func() {
