@@ -188,6 +188,7 @@ func (p *Peer) Receive(m *Message) Step {
 	case *Message_Batch:
 		p.take(&s, b.Batch)
 	case *Message_Verdict:
+		p.heard = p.counter // it comes out of the apply queue, as an echo does
 		p.verdict(b.Verdict)
 	case *Message_Credit:
 		if o := p.out[b.Credit.GetScope()]; o != nil && o.generation == b.Credit.GetGeneration() {
