@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -194,4 +196,47 @@ func fill(b *testing.B, f *testmesh.Federation, n int) {
 			docs = nil
 		}
 	}
+}
+
+// BenchmarkHundredZones measures from a policy at global until 100 zones have it, when global keeps the inventory of 1,000 dataplanes of each.
+// Zones are bare, in this process, and keep their dataplanes in memory, too: MiB-all is theirs and global's together.
+func BenchmarkHundredZones(b *testing.B) {
+	const n, each = 100, 1000
+	g := newBareGlobal(b, version{beat: 5 * time.Second})
+	zones := make([]*bareZone, n)
+	for i := range zones {
+		name := fmt.Sprintf("zone-%03d", i)
+		zones[i] = newBareZone(b, name, g.token(name), version{beat: 5 * time.Second})
+	}
+	for _, z := range zones {
+		z.untilLinked(true, "")
+		var rs []resource.Resource
+		for i := range each {
+			rs = append(rs, z.resource(mesh.TypeDataplane, "default", fmt.Sprintf("dp-%d", i), fmt.Sprintf(
+				`{"networking":{"address":"10.%d.%d.%d","inbound":[{"port":8080,"name":"main","protocol":"http"}]}}`, i/250, i%250, 1+i%200), resource.LabelWorkload, fmt.Sprintf("svc-%d", i%50)))
+		}
+		z.commit(rs...)
+	}
+	until(b, "global has the dataplanes of all zones", func() (any, bool) {
+		c := g.catalog.Snapshot().Count(mesh.TypeDataplane, "default")
+		return c, c == n*each
+	})
+	runtime.GC()
+	var took []time.Duration
+	for i := 0; b.Loop(); i++ {
+		mark := fmt.Sprintf("%dms", 1000+i)
+		begin := time.Now()
+		g.put("MeshTimeout", "default", "one", fmt.Sprintf(`{"to":[{"targetRef":{"kind":"Mesh"},"default":{"connectionTimeout":%q}}]}`, mark))
+		until(b, "every zone has the policy", func() (any, bool) {
+			for _, z := range zones {
+				if r, ok := z.find("MeshTimeout", "one", ""); !ok || !strings.Contains(string(r.Raw), mark) {
+					return z.name(), false
+				}
+			}
+			return nil, true
+		})
+		took = append(took, time.Since(begin))
+	}
+	report(b, took)
+	b.ReportMetric(float64(heap()>>20), "MiB-all")
 }
