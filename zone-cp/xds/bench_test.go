@@ -91,7 +91,7 @@ func (p push) ceiling(b *testing.B) {
 			bodies[i] = append(bodies[i], slices.Concat(m.frags[s][2].Chunks...)...)
 		}
 	}
-	measure(b, f, func(version uint64) { c.Push(envoy.Route, version+1000, bodies[version%64]) })
+	measure(b, f, func(version uint64) { c.Push(envoy.Route, version+1000, bodies[version%64], streams) })
 }
 
 // measure pushes version after version and reports the median time to the last acknowledgement and the processor time of a push.
