@@ -331,7 +331,8 @@ func (w *world) restart(ctx context.Context, what string) (row, error) {
 		{"resources sent again", float64(w.fleet.Resources() - resources), ""},
 		{"sent", float64(w.fleet.Bytes()-bytes) / 1024, "KiB"},
 		{"certificates issued again", float64(again), ""},
-		{"zone CPU", spent.Seconds(), "s"}, {"CPU of the proxies, which share the machine", (own - ownBefore).Seconds(), "s"},
+		{"zone CPU", spent.Seconds(), "s"},
+		{"CPU of the proxies, which share the machine", (own - ownBefore).Seconds(), "s"},
 	}}, nil
 }
 
