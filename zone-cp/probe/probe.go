@@ -201,8 +201,16 @@ func (r *result) exchange(ctx context.Context) ([]Reply, error) {
 	if err := r.conn.SetDeadline(deadline); err != nil {
 		return nil, err
 	}
-	cut := context.AfterFunc(ctx, func() { _ = r.conn.SetDeadline(time.Unix(1, 0)) })
-	defer cut()
+	conn, cut := r.conn, make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(cut)
+		_ = conn.SetDeadline(time.Unix(1, 0))
+	})
+	defer func() { // the connection may be given up, or used again, right after this
+		if !stop() {
+			<-cut
+		}
+	}()
 	q := r.ask
 	var out []Reply
 	for range maxPages {
