@@ -385,7 +385,8 @@ func (p *Prober) Reachability() []mesh.ZoneReachability {
 // apply follows the catalog: which ingresses there are, and which services of other zones.
 func (p *Prober) apply(u catalog.Update) {
 	if !u.All {
-		for _, k := range u.Changed {
+		// In order of their names: of several that come together and are too many, the same ones are asked every time.
+		for _, k := range slices.SortedFunc(slices.Values(u.Changed), resource.Key.Compare) {
 			p.refresh(u.Snapshot, k)
 		}
 		return
