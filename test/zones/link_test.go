@@ -141,6 +141,7 @@ func TestGlobalKilled(t *testing.T) {
 	f.Apply(t, named("MeshTimeout", "slow"))
 	untilStored(t, west, "MeshService", "web", "east", true)
 	untilStored(t, east, "MeshTimeout", "slow", "", true)
+	untilStored(t, west, "MeshTimeout", "slow", "", true)
 	f.CrashGlobal(t)
 	east.Apply(t, named("MeshService", "api"))
 	east.Delete(t, "MeshService", "web")
