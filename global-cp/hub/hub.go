@@ -26,7 +26,6 @@ import (
 	"github.com/causeway-mesh/causeway/store"
 	"github.com/causeway-mesh/causeway/store/catalog"
 	"github.com/causeway-mesh/causeway/store/exchange"
-	"github.com/causeway-mesh/causeway/store/link"
 )
 
 // Config of a Hub.
@@ -248,26 +247,3 @@ func (h *Hub) Connected() int {
 	defer h.mu.Unlock()
 	return len(h.links)
 }
-
-// offer is what one zone is offered.
-type offer struct {
-	offers *exchange.Offers
-	to     exchange.Peer
-	feed   *exchange.Feed
-}
-
-// View implements link.Offer.
-func (o *offer) View() (zonesync.Source, *zonesync.Position) {
-	v := o.offers.For(o.to).Pin()
-	return v, v.Position()
-}
-
-// Since implements link.Offer.
-func (o *offer) Since(ctx context.Context, scope string, after *zonesync.Position) (exchange.Changes, error) {
-	return o.offers.Since(ctx, o.to, scope, after)
-}
-
-// Next implements link.Offer.
-func (o *offer) Next(ctx context.Context) (exchange.Changes, error) { return o.feed.Next(ctx) }
-
-var _ link.Offer = (*offer)(nil)

@@ -68,8 +68,8 @@ func (z *zoneLink) run(ctx context.Context, stream zonesync.Link_SyncServer) err
 		z.log.Warn("objects that were set aside cannot be judged again now", "err", err)
 	}
 	to := exchange.Peer{ToZone: z.cred.Zone, Meshes: hello.GetMeshes()}
-	feed := z.hub.cfg.Offers.Subscribe(to)
-	defer feed.Close()
+	offer := link.NewOffered(z.hub.cfg.Offers, to)
+	defer offer.Close()
 	facts := z.hub.cfg.Board.FactsFor(z.cred.Zone)
 	defer facts.Close()
 	z.conn = z.hub.cfg.Board.Connected(z.cred.Zone, hello)
@@ -83,7 +83,7 @@ func (z *zoneLink) run(ctx context.Context, stream zonesync.Link_SyncServer) err
 			Hello: z.hub.hello(sink, z.cred),
 			Judge: func(*zonesync.Hello) *zonesync.Welcome { return &zonesync.Welcome{Outcome: outcome} },
 		},
-		Offer: &offer{z.hub.cfg.Offers, to, feed}, Sink: sink,
+		Offer: offer, Sink: sink,
 		Status: func() *zonesync.Beat { return z.status(ctx, sink) },
 		Facts:  facts.Next, FactsReady: facts.Ready(),
 		OnOpen: func(h *zonesync.Hello) {

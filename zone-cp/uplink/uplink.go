@@ -327,9 +327,8 @@ func (u *Uplink) link(ctx context.Context, conn *grpc.ClientConn, cred *credenti
 	if _, err := sink.Rejudge(ctx); err != nil {
 		u.cfg.Log.Warn("objects that were set aside cannot be judged again now", "err", err)
 	}
-	to := exchange.Peer{ToGlobal: true}
-	feed := u.cfg.Offers.Subscribe(to)
-	defer feed.Close()
+	offer := link.NewOffered(u.cfg.Offers, exchange.Peer{ToGlobal: true})
+	defer offer.Close()
 	renewal := newRenewal(u, cred)
 	g, ctx := errgroup.WithContext(ctx)
 	ctx, cancel := context.WithCancel(ctx)
@@ -345,7 +344,7 @@ func (u *Uplink) link(ctx context.Context, conn *grpc.ClientConn, cred *credenti
 		defer cancel()
 		return link.Run(ctx, link.Config{
 			Peer:  zonesync.Config{Hello: u.hello(cred, session, have), Zone: true},
-			Offer: &offer{u.cfg.Offers, to, feed}, Sink: &watchedSink{sink, u},
+			Offer: offer, Sink: &watchedSink{sink, u},
 			Status: func() *zonesync.Beat { return u.status(sink) }, Wake: u.tracker.wake,
 			Facts: u.cfg.Reports.Facts, FactsReady: u.cfg.Reports.Ready(),
 			OnOpen:  func(h *zonesync.Hello) { u.opened(h) },
@@ -468,26 +467,3 @@ func (s *watchedSink) Apply(ctx context.Context, b *zonesync.Batch) (*zonesync.V
 	}
 	return v, err
 }
-
-// offer is what the zone offers to global.
-type offer struct {
-	offers *exchange.Offers
-	to     exchange.Peer
-	feed   *exchange.Feed
-}
-
-// View implements link.Offer.
-func (o *offer) View() (zonesync.Source, *zonesync.Position) {
-	v := o.offers.For(o.to).Pin()
-	return v, v.Position()
-}
-
-// Since implements link.Offer.
-func (o *offer) Since(ctx context.Context, scope string, after *zonesync.Position) (exchange.Changes, error) {
-	return o.offers.Since(ctx, o.to, scope, after)
-}
-
-// Next implements link.Offer.
-func (o *offer) Next(ctx context.Context) (exchange.Changes, error) { return o.feed.Next(ctx) }
-
-var _ link.Offer = (*offer)(nil)
