@@ -59,6 +59,8 @@ type Class struct {
 	Identity bool
 	// Transparent proxies listen on the virtual IPs themselves; the others have listeners of their own.
 	Transparent bool
+	// Capture is where the connections of transparent proxies are redirected to.
+	Capture Capture
 	// Labels holds the labels of the proxies that their policies ask for, as canonical JSON.
 	Labels string
 	// Ingress proxies take traffic of other zones.
@@ -103,6 +105,7 @@ type Compiler struct {
 	destination    *memo.Func[destinationKey, []built]
 	halves         *memo.Func[Class, []listening]
 	blocks         *memo.Func[blockKey, []bound]
+	captures       *memo.Func[captureKey, []built]
 
 	served             *memo.Func[string, []view.Destination]
 	ingressClusters    *memo.Func[ingressKey, built]
@@ -127,6 +130,7 @@ func NewCompiler(v *view.View) *Compiler {
 	c.destination = memo.NewFunc(g, "destination", func(a, b []built) bool { return slices.EqualFunc(a, b, sameBuilt) }, c.buildDestination)
 	c.halves = memo.NewFunc(g, "outboundListeners", func(a, b []listening) bool { return slices.EqualFunc(a, b, sameListening) }, c.buildHalves)
 	c.blocks = memo.NewFunc(g, "blockListeners", sameBounds, c.buildBlock)
+	c.captures = memo.NewFunc(g, "capture", func(a, b []built) bool { return slices.EqualFunc(a, b, sameBuilt) }, c.buildCapture)
 	c.served = memo.NewFunc(g, "served", slices.Equal[[]view.Destination], c.serves)
 	c.ingressClusters = memo.NewFunc(g, "ingressCluster", sameBuilt, c.buildIngressCluster)
 	c.ingressAssignments = memo.NewFunc(g, "ingressAssignment", sameBuilt, c.buildIngressAssignment)
@@ -172,6 +176,7 @@ func (c *Compiler) classOf(r *memo.Reader, k resource.Key) Class {
 		Ingress:     ingress,
 		Identity:    c.view.IdentityOf(r, k).SPIFFEID != "",
 		Transparent: dp.Transparent(),
+		Capture:     captureOf(dp.Networking.TransparentProxying),
 	}
 	if tp := dp.Networking.TransparentProxying; tp != nil && tp.ReachableBackends != nil {
 		cl.Reachable = encode(tp.ReachableBackends)
@@ -227,6 +232,12 @@ func (c *collector) add(b built) {
 	}
 	c.seen[ref] = true
 	c.frags = append(c.frags, b.frag)
+}
+
+func (c *collector) addAll(list []built) {
+	for _, b := range list {
+		c.add(b)
+	}
 }
 
 func (c *collector) compiled() Compiled { return Compiled{NewPart(c.frags), c.problems} }

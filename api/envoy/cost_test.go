@@ -16,7 +16,7 @@ import (
 // fragments are the computations that make Envoy resources; the rest finds out which are needed.
 var fragments = []string{
 	"cluster", "assignment", "route", "outboundListener", "blockListeners", "inboundListener", "inboundRoute", "workload", "extension",
-	"ingressCluster", "ingressAssignment", "healthResponder",
+	"ingressCluster", "ingressAssignment", "healthResponder", "capture",
 }
 
 // TestCostFollowsTheChange counts the fragments that each kind of change recomputes, in a mesh of 40 services and 60 proxies of
@@ -168,6 +168,29 @@ spec:
 	}, map[string]uint64{"assignment": 1, "ingressAssignment": 1})
 	w.costs("a service of another zone is added", func() { w.put(remote("new")) },
 		map[string]uint64{"cluster": classes, "assignment": 1, "route": 1})
+}
+
+// TestCostOfCaptures counts what concerns the listeners of redirected connections: there are four for all alike proxies.
+func TestCostOfCaptures(t *testing.T) {
+	w := newMesh(t, 5, 0)
+	for i := range 20 {
+		w.put(fmt.Sprintf(`type: Dataplane
+mesh: default
+name: t-%d
+labels: {kuma.io/workload: t-%d}
+networking:
+  address: 192.0.2.%d
+  transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001}
+  inbound: [{name: http, port: 8080, protocol: http}]`, i, i%2, i+1))
+		w.compile.Proxy(w.key("t", i))
+	}
+	w.view.Graph.Settle()
+	w.costs("what may idle for how long", func() { w.put(timeoutOf("idle", "{kind: Mesh}", "idleTimeout: 7m")) },
+		map[string]uint64{"cluster": 5, "capture": 2}) // of what goes out; clusters of HTTP have it, too
+	w.costs("a service is added", func() { w.put(serviceOf("svc-new")) }, map[string]uint64{"cluster": 1, "assignment": 1, "route": 1})
+	w.costs("plaintext is accepted", func() {
+		w.put("type: MeshTLS\nmesh: default\nname: open\nspec: {rules: [{default: {mode: Permissive}}]}")
+	}, map[string]uint64{"inboundListener": 1, "capture": 2})
 }
 
 type testMesh struct {

@@ -49,7 +49,9 @@ type workloadKey struct {
 	Protocol mesh.Protocol
 	Address  string
 	Port     uint32
-	Confs    confs
+	// Source is the address that the proxy connects from, empty when it does not matter.
+	Source string
+	Confs  confs
 }
 
 type extensionKey struct {
@@ -115,7 +117,9 @@ func (c *Compiler) compileOwn(r *memo.Reader, k resource.Key) Compiled {
 			out.add(c.ingressListener(k.Mesh, l))
 		}
 	}
-	if !dp.Transparent() {
+	if dp.Transparent() {
+		c.captureInbound(r, k, dp, identity, selected, &out)
+	} else {
 		c.ownOutbounds(r, k, &dp.Networking, &out)
 	}
 	return out.compiled()
@@ -130,7 +134,10 @@ func (c *Compiler) inbound(r *memo.Reader, meshName string, dp *mesh.Dataplane, 
 		return list[len(list)-1].Effective
 	}
 	n := &dp.Networking
-	out.add(c.workloads.Get(r, workloadKey{name, protocol, n.WorkloadAddress(in), in.ServicePortOrPort(), c.confsFor(policy.HookCluster, everyone)}))
+	out.add(c.workloads.Get(r, workloadKey{
+		Name: name, Protocol: protocol, Address: n.WorkloadAddress(in), Port: in.ServicePortOrPort(),
+		Source: sourceTo(dp, n.WorkloadAddress(in)), Confs: c.confsFor(policy.HookCluster, everyone),
+	}))
 
 	key := inboundKey{Name: name, Protocol: protocol, Identity: identity}
 	if identity {
@@ -208,6 +215,9 @@ func (c *Compiler) buildWorkload(_ *memo.Reader, k workloadKey) built {
 					Endpoint: &endpointv3.Endpoint{Address: socket(k.Address, k.Port)},
 				}}},
 			}}},
+		}
+		if k.Source != "" {
+			m.UpstreamBindConfig = boundTo(k.Source)
 		}
 		if k.Protocol.IsHTTP() {
 			setHTTP(m, k.Protocol.IsHTTP2())

@@ -152,6 +152,7 @@ func (c *Compiler) compileShared(r *memo.Reader, cl Class) Compiled {
 		for _, l := range c.halves.Get(r, cl) {
 			out.add(l.half.at(l.vip, l.port, false))
 		}
+		c.captureOutbound(r, cl, &out)
 	}
 	if cl.Ingress {
 		c.compileIngress(r, cl.Mesh, &out)

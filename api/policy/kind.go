@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
@@ -73,6 +74,8 @@ type Hooks[C any] struct {
 	NetworkFilters Hook[func(C, proxy.Listener) []Filter]
 	// Endpoints arranges where the traffic to a destination goes.
 	Endpoints Hook[func(C, *proxy.Assignment)]
+	// Passthrough edits a listener that takes redirected connections to destinations that the mesh does not know.
+	Passthrough Hook[func(C, proxy.Listener, *listenerv3.Listener)]
 	// Routes replaces the default route of an outbound by the policy's own; resolve finds the cluster of a backend.
 	Routes Hook[func(c C, d proxy.Destination, resolve Resolve) []RouteOf]
 }
@@ -130,6 +133,7 @@ const (
 	HookNetworkFilters HookName = "networkFilters"
 	HookEndpoints      HookName = "endpoints"
 	HookRoutes         HookName = "routes"
+	HookPassthrough    HookName = "passthrough"
 )
 
 // Bound is what one effective configuration does to Envoy; absent hooks are nil.
@@ -142,6 +146,7 @@ type Bound struct {
 	NetworkFilters func(proxy.Listener) []Filter
 	Endpoints      func(*proxy.Assignment)
 	Routes         func(proxy.Destination, Resolve) []RouteOf
+	Passthrough    func(proxy.Listener, *listenerv3.Listener)
 }
 
 // MatchesInRules implements Policy.
@@ -204,6 +209,8 @@ func (k Kind[C]) Fields(h HookName) ([]string, bool) {
 		return hooks.Endpoints.Fields, hooks.Endpoints.Apply != nil
 	case HookRoutes:
 		return hooks.Routes.Fields, hooks.Routes.Apply != nil
+	case HookPassthrough:
+		return hooks.Passthrough.Fields, hooks.Passthrough.Apply != nil
 	}
 	return nil, false
 }
@@ -239,6 +246,9 @@ func (k Kind[C]) Bind(conf string) (Bound, error) {
 	}
 	if f := h.Routes.Apply; f != nil {
 		b.Routes = func(d proxy.Destination, r Resolve) []RouteOf { return f(c, d, r) }
+	}
+	if f := h.Passthrough.Apply; f != nil {
+		b.Passthrough = func(l proxy.Listener, m *listenerv3.Listener) { f(c, l, m) }
 	}
 	return b, nil
 }

@@ -31,6 +31,7 @@ type Listener struct {
 	Protocol    mesh.Protocol
 	Destination Destination // outbound only
 	MTLS        bool        // the chain terminates mesh TLS, so the peer's identity is known
+	Passthrough bool        // it takes redirected connections that no other listener has, whatever their destination
 }
 
 // A Route is one HTTP route of a listener.

@@ -26,6 +26,8 @@ type Selected struct {
 	Outbound Set
 	// Inbound holds, per inbound section, the policies that concern what the proxy receives.
 	Inbound []SectionSet
+	// Elsewhere lists the policies that concern what the proxy receives outside of its inbounds.
+	Elsewhere Set
 }
 
 // A SectionSet is the policies that concern one inbound.
@@ -127,6 +129,7 @@ func (v *View) computeSelected(r *memo.Reader, k resource.Key) []Selected {
 				return h.hasRules && (h.Target.SectionName == "" || h.Target.SectionName == section)
 			})})
 		}
+		sel.Elsewhere = setOf(reaching, func(h head) bool { return h.hasRules && h.Target.SectionName == "" })
 		out = append(out, sel)
 	}
 	return out
@@ -181,16 +184,19 @@ func (v *View) computeClientLabels(r *memo.Reader, k setKey) []string {
 	return slices.Compact(out)
 }
 
-// Outbound is what the policies of a set put in force for a destination; route, when not zero,
+// Outbound is what the policies of a set put in force for a destination (the zero key: for what is none of the mesh); route, when not zero,
 // adds what is said about that MeshHTTPRoute.
 func (v *View) Outbound(r *memo.Reader, typ, meshName string, set Set, d DestinationKey, p mesh.Protocol, route resource.KRI) policy.Effective {
 	return v.effective.Get(r, effectiveKey{setKey{typ, meshName, set}, d, p, route})
 }
 
 func (v *View) computeEffective(r *memo.Reader, k effectiveKey) policy.Effective {
-	t, ok := v.Target(r, k.Destination)
-	if !ok {
-		return policy.Effective{}
+	var t policy.Target // of no destination in particular: what is said for all of them
+	if k.Destination != (DestinationKey{}) {
+		var ok bool
+		if t, ok = v.Target(r, k.Destination); !ok {
+			return policy.Effective{}
+		}
 	}
 	var route *policy.RouteTarget
 	if !k.Route.IsZero() {
