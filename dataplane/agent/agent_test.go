@@ -22,6 +22,7 @@ import (
 	"github.com/causeway-mesh/causeway/api/token"
 	"github.com/causeway-mesh/causeway/dataplane/envoy"
 	"github.com/causeway-mesh/causeway/store/catalog"
+	"github.com/causeway-mesh/causeway/test/ports"
 	"github.com/causeway-mesh/causeway/zone-cp/agents"
 )
 
@@ -509,7 +510,7 @@ func TestDeletedDataplaneIsRegisteredAgain(t *testing.T) {
 // testBlocks are blocks of the test's own: on another port than those that agents use. Their directory does not exist yet.
 func testBlocks(t *testing.T) blocks {
 	t.Helper()
-	return blocks{dir: filepath.Join(t.TempDir(), "blocks"), port: freePort(t)}
+	return blocks{dir: filepath.Join(t.TempDir(), "blocks"), port: ports.Free(t, "127.0.0.1")}
 }
 
 // claim takes a block until the test ends.

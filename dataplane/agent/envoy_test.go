@@ -30,8 +30,9 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	mesh "github.com/causeway-mesh/causeway/api/envoy"
+	"github.com/causeway-mesh/causeway/api/envoy"
 	"github.com/causeway-mesh/causeway/dataplane/envoy"
+	mesh "github.com/causeway-mesh/causeway/test/ports"
 	"github.com/causeway-mesh/causeway/zone-cp/agents"
 	"github.com/causeway-mesh/causeway/zone-cp/identity"
 )
@@ -189,7 +190,7 @@ func TestRealEnvoyHasItsIdentity(t *testing.T) {
 	w := newWorld(t)
 	z := w.start()
 	workload, release := app(t)
-	port := freePort(t)
+	port := ports.Free(t, "127.0.0.1")
 	clusters, listeners := inbound(t, port, workload)
 	w.serveXDS("default.web-1", "1", clusters, listeners)
 	cfg := w.config("", webYAML(uint32(port)), z.token(webToken))
@@ -274,7 +275,7 @@ func TestZoneRestartUnderLoad(t *testing.T) {
 	edit := func(c *agents.Config) { c.DeregisterAfter = time.Hour }
 	z := w.start(edit)
 	workload, _ := app(t)
-	port := freePort(t)
+	port := ports.Free(t, "127.0.0.1")
 	clusters, listeners := inbound(t, port, workload)
 	w.serveXDS("default.web-1", "1", clusters, listeners)
 	cfg := w.config("", webYAML(uint32(port)), z.token(webToken))
@@ -314,7 +315,7 @@ func TestTwoAgentsOnOneHost(t *testing.T) {
 	base := ""
 	for _, name := range []string{"web", "stock"} {
 		workload, _ := app(t)
-		ports[name] = freePort(t)
+		ports[name] = ports.Free(t, "127.0.0.1")
 		clusters, listeners := inbound(t, ports[name], workload)
 		w.serveXDS("default."+name+"-1", "1", clusters, listeners)
 		d := webToken

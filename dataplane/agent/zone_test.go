@@ -39,6 +39,7 @@ import (
 	"github.com/causeway-mesh/causeway/store/catalog"
 	"github.com/causeway-mesh/causeway/store/memory"
 	"github.com/causeway-mesh/causeway/store/seal"
+	"github.com/causeway-mesh/causeway/test/ports"
 	"github.com/causeway-mesh/causeway/zone-cp/agents"
 	"github.com/causeway-mesh/causeway/zone-cp/identity"
 )
@@ -77,7 +78,7 @@ func newWorld(t testing.TB) *world {
 	w := &world{t: t, store: memory.New(), sealer: sealer, xds: cache.NewSnapshotCache(true, cache.IDHash{}, nil)}
 	t.Cleanup(func() { w.store.Close() })
 	w.certificates()
-	w.addr = fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	w.addr = fmt.Sprintf("127.0.0.1:%d", ports.Free(t, "127.0.0.1"))
 	return w
 }
 
@@ -288,16 +289,6 @@ func until(t testing.TB, what string, ok func() bool, show ...func() any) {
 			t.Fatalf("waited in vain until %s: %+v", what, state)
 		}
 	}
-}
-
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // logs keeps what was logged.

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/dataplane/envoy"
+	"github.com/causeway-mesh/causeway/test/ports"
 )
 
 // patience bounds every wait; it is only reached by a test that fails.
@@ -54,12 +55,7 @@ var loopbackIP = func() string {
 
 func freePort(t testing.TB) uint32 {
 	t.Helper()
-	l, err := net.Listen("tcp", loopbackIP+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return uint32(l.Addr().(*net.TCPAddr).Port)
+	return uint32(ports.Free(t, loopbackIP))
 }
 
 func address(port uint32) string { return net.JoinHostPort(loopbackIP, strconv.Itoa(int(port))) }

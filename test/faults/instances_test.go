@@ -18,6 +18,7 @@ import (
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/store/backend"
 	"github.com/causeway-mesh/causeway/test/pg"
+	"github.com/causeway-mesh/causeway/test/ports"
 	"github.com/causeway-mesh/causeway/test/testmesh"
 	"github.com/causeway-mesh/causeway/zone-cp/zonecp"
 )
@@ -322,7 +323,7 @@ func TestTheLinkToGlobalGoesWithTheWriter(t *testing.T) {
 		cfg = *c
 	}}, "east")
 	east := f.Zone("east")
-	cfg.API.Address, cfg.Agents.Address, cfg.Diagnostics.Address = "127.0.0.1:0", "127.0.0.1:0", freeAddress(t)
+	cfg.API.Address, cfg.Agents.Address, cfg.Diagnostics.Address = "127.0.0.1:0", "127.0.0.1:0", ports.FreeAddress(t, "127.0.0.1")
 	second := start(t, cfg)
 	f.Apply(t, identities)
 	all := east.Workloads(t,

@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/causeway-mesh/causeway/test/ports"
 	"github.com/causeway-mesh/causeway/zone-cp/zonecp"
 )
 
@@ -83,19 +84,8 @@ func settings(t testing.TB, dir, store string) zonecp.Config {
 	c := zonecp.Default()
 	c.Zone, c.WorkDir, c.Store.Type, c.Version = "east", dir, store, "test"
 	c.API.Address, c.Agents.Address = "127.0.0.1:0", "127.0.0.1:0"
-	c.Diagnostics.Address, c.Diagnostics.Profile = freeAddress(t), false
+	c.Diagnostics.Address, c.Diagnostics.Profile = ports.FreeAddress(t, "127.0.0.1"), false
 	return c
-}
-
-// freeAddress is one that nothing listens on now; the zone does not tell which port its diagnostics took.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // A zone is a control plane in this process.
@@ -117,7 +107,7 @@ func start(t *testing.T, cfg zonecp.Config) *zone {
 		if z.Zone, err = zonecp.New(ctx, cfg, log); !errors.Is(err, syscall.EADDRINUSE) {
 			break
 		}
-		cfg.Diagnostics.Address = freeAddress(t) // somebody was faster
+		cfg.Diagnostics.Address = ports.FreeAddress(t, "127.0.0.1") // somebody was faster
 		z.diagnostics = cfg.Diagnostics.Address
 	}
 	if err != nil {
