@@ -5,6 +5,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/api/memo"
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/proxy"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/view"
 )
@@ -55,6 +56,8 @@ type Class struct {
 	Mesh string
 	// Outbound holds the policies that concern what the proxies send, as canonical JSON of type and set.
 	Outbound string
+	// Proxy holds the policies that configure the proxies as a whole, likewise.
+	Proxy string
 	// Identity says that the proxies are issued one, so they can speak mesh TLS.
 	Identity bool
 	// Transparent proxies listen on the virtual IPs themselves; the others have listeners of their own.
@@ -67,6 +70,11 @@ type Class struct {
 	Ingress bool
 	// Reachable holds the destinations the proxies asked for as canonical JSON; empty means all.
 	Reachable string
+}
+
+// self is what policies that add resources know of the proxies.
+func (cl Class) self() proxy.Self {
+	return proxy.Self{Identity: cl.Identity, Transparent: cl.Transparent}
 }
 
 // A built is one fragment, or why there is none.
@@ -97,6 +105,7 @@ type Compiler struct {
 	inboundRoutes  *memo.Func[inboundRouteKey, built]
 	workloads      *memo.Func[workloadKey, built]
 	extensions     *memo.Func[extensionKey, extensionSet]
+	additions      *memo.Func[additionKey, []built]
 	class          *memo.Func[resource.Key, Class]
 	shared         *memo.Func[Class, Compiled]
 	own            *memo.Func[resource.Key, Compiled]
@@ -125,6 +134,7 @@ func NewCompiler(v *view.View) *Compiler {
 	c.inboundRoutes = memo.NewFunc(g, "inboundRoute", sameBuilt, c.buildInboundRoutes)
 	c.workloads = memo.NewFunc(g, "workload", sameBuilt, c.buildWorkload)
 	c.extensions = memo.NewFunc(g, "extension", sameExtensions, c.buildExtensions)
+	c.additions = memo.NewFunc(g, "addition", func(a, b []built) bool { return slices.EqualFunc(a, b, sameBuilt) }, c.buildAdditions)
 	c.class = memo.NewFunc(g, "class", func(a, b Class) bool { return a == b }, c.classOf)
 	c.destinationsOf = memo.NewFunc(g, "outbounds", slices.Equal[[]outbound], c.computeOutbounds)
 	c.destination = memo.NewFunc(g, "destination", func(a, b []built) bool { return slices.EqualFunc(a, b, sameBuilt) }, c.buildDestination)
@@ -165,13 +175,14 @@ func (c *Compiler) classOf(r *memo.Reader, k resource.Key) Class {
 		return Class{Mesh: k.Mesh}
 	}
 	ingress := dp.HasListener(mesh.ZoneIngress)
-	if onlyListens(dp) {
-		return Class{Mesh: k.Mesh, Ingress: ingress, Reachable: encode(mesh.ReachableBackends{})}
-	}
 	selected := c.view.Selected(r, k)
+	if onlyListens(dp) {
+		return Class{Mesh: k.Mesh, Proxy: encodeSets(selected, proxySet), Ingress: ingress, Reachable: encode(mesh.ReachableBackends{})}
+	}
 	cl := Class{
 		Mesh:        k.Mesh,
-		Outbound:    encodeSets(selected),
+		Outbound:    encodeSets(selected, outboundSet),
+		Proxy:       encodeSets(selected, proxySet),
 		Labels:      c.labelsFor(r, res.Meta, selected),
 		Ingress:     ingress,
 		Identity:    c.view.IdentityOf(r, k).SPIFFEID != "",

@@ -7,7 +7,9 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/causeway-mesh/causeway/api/memo"
 	"github.com/causeway-mesh/causeway/api/policy"
+	"github.com/causeway-mesh/causeway/api/proxy"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/view"
 )
@@ -25,10 +27,24 @@ type conf struct {
 
 // confsFor asks every policy that has the hook for its effective configuration, reduced to what the hook reads.
 func (c *Compiler) confsFor(h policy.HookName, effective func(typ string) policy.Effective) confs {
+	return c.confsOf(h, effective, func(policy.Policy) bool { return true })
+}
+
+// ownConfs leaves out the policies that configure the proxy as a whole.
+func (c *Compiler) ownConfs(h policy.HookName, effective func(typ string) policy.Effective) confs {
+	return c.confsOf(h, effective, func(p policy.Policy) bool { return !p.ProxyWide() })
+}
+
+// wideConfs asks only the policies that configure the proxy as a whole.
+func (c *Compiler) wideConfs(h policy.HookName, effective func(typ string) (policy.Effective, bool)) confs {
+	return c.confsOf(h, func(typ string) policy.Effective { e, _ := effective(typ); return e }, policy.Policy.ProxyWide)
+}
+
+func (c *Compiler) confsOf(h policy.HookName, effective func(typ string) policy.Effective, asked func(policy.Policy) bool) confs {
 	var out []conf
 	for _, p := range c.view.Policies() {
 		fields, ok := p.Fields(h)
-		if !ok {
+		if !ok || !asked(p) {
 			continue
 		}
 		typ := p.Resource().Name
@@ -158,12 +174,16 @@ type typedSet struct {
 	Set  view.Set `json:"s"`
 }
 
-// encodeSets keeps the policy types that say anything about what a proxy sends.
-func encodeSets(sel []view.Selected) string {
+// The sets that concern what a proxy sends, and the proxy as a whole.
+func outboundSet(s view.Selected) view.Set { return s.Outbound }
+func proxySet(s view.Selected) view.Set    { return s.Proxy }
+
+// encodeSets keeps the policy types that say anything.
+func encodeSets(sel []view.Selected, set func(view.Selected) view.Set) string {
 	var out []typedSet
 	for _, s := range sel {
-		if s.Outbound != "" {
-			out = append(out, typedSet{s.Type, s.Outbound})
+		if set(s) != "" {
+			out = append(out, typedSet{s.Type, set(s)})
 		}
 	}
 	if out == nil {
@@ -189,4 +209,52 @@ func decode(s string, into any) {
 	if s != "" {
 		_ = json.Unmarshal([]byte(s), into) // written by encode, so it can be read
 	}
+}
+
+// proxyWide is what is in force for the proxy as a whole, given the encoded sets of its policies. It knows no other policies.
+func (c *Compiler) proxyWide(r *memo.Reader, meshName, encoded string) func(typ string) (policy.Effective, bool) {
+	sets := decodeSets(encoded)
+	return func(typ string) (policy.Effective, bool) {
+		if !c.view.IsProxyWide(typ) {
+			return policy.Effective{}, false
+		}
+		if sets[typ] == "" {
+			return policy.Effective{}, true
+		}
+		return c.view.Linked(r, typ, meshName, c.view.ProxyWide(r, typ, meshName, sets[typ])), true
+	}
+}
+
+// An additionKey is what policies add to proxies.
+type additionKey struct {
+	Self  proxy.Self
+	Confs confs
+}
+
+// buildAdditions makes the resources that policies add to a proxy.
+func (c *Compiler) buildAdditions(_ *memo.Reader, k additionKey) []built {
+	var out []built
+	for _, co := range k.Confs.list() {
+		var added []policy.Addition
+		if err := c.apply([]conf{co}, func(_ string, b policy.Bound) { added = b.Resources(k.Self) }); err != nil {
+			out = append(out, built{problem: &Problem{Text: err.Error(), Policies: co.Policies}})
+		}
+		for _, a := range added {
+			out = append(out, addition(a, co.Policies))
+		}
+	}
+	return out
+}
+
+func addition(a policy.Addition, origins []resource.KRI) built {
+	t, name, m := Cluster, a.Cluster.GetName(), proto.Message(a.Cluster)
+	if a.Listener != nil {
+		t, name, m = Listener, a.Listener.Name, a.Listener
+	}
+	f, err := NewFragment(t, name, m)
+	if err != nil {
+		return built{problem: &Problem{Ref{t, name}, err.Error(), origins}}
+	}
+	f.Origins = origins
+	return built{frag: f}
 }

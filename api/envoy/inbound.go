@@ -100,17 +100,10 @@ func (c *Compiler) compileOwn(r *memo.Reader, k resource.Key) Compiled {
 		return Compiled{Part: NewPart(nil)}
 	}
 	var out collector
-	identity := c.view.IdentityOf(r, k).SPIFFEID != ""
+	self := proxy.Self{Identity: c.view.IdentityOf(r, k).SPIFFEID != "", Transparent: dp.Transparent()}
 	selected := c.view.Selected(r, k)
 	for i, in := range dp.ExposedInbounds() {
-		c.inbound(r, k.Mesh, dp, in, identity, func(typ string) view.Set {
-			for _, s := range selected {
-				if s.Type == typ {
-					return s.Inbound[i].Policies
-				}
-			}
-			return ""
-		}, &out)
+		c.inbound(r, dp, in, self, c.received(r, k.Mesh, i, in.ProtocolOrTCP(), selected), &out)
 	}
 	for _, l := range dp.Networking.Listeners {
 		if l.Type == mesh.ZoneIngress {
@@ -118,17 +111,37 @@ func (c *Compiler) compileOwn(r *memo.Reader, k resource.Key) Compiled {
 		}
 	}
 	if dp.Transparent() {
-		c.captureInbound(r, k, dp, identity, selected, &out)
+		c.captureInbound(r, k, dp, self.Identity, selected, &out)
 	} else {
 		c.ownOutbounds(r, k, &dp.Networking, &out)
 	}
 	return out.compiled()
 }
 
-func (c *Compiler) inbound(r *memo.Reader, meshName string, dp *mesh.Dataplane, in mesh.Inbound, identity bool, set func(string) view.Set, out *collector) {
+// received is what is in force for the i-th inbound of a proxy: per policy type, by client.
+func (c *Compiler) received(r *memo.Reader, meshName string, i int, protocol mesh.Protocol, selected []view.Selected) func(typ string) []view.Client {
+	proxyWide := c.proxyWide(r, meshName, encodeSets(selected, proxySet))
+	return func(typ string) []view.Client {
+		if e, ok := proxyWide(typ); ok {
+			return []view.Client{{Effective: e}}
+		}
+		var set view.Set
+		for _, s := range selected {
+			if s.Type == typ {
+				set = s.Inbound[i].Policies
+			}
+		}
+		out := slices.Clone(c.view.Inbound(r, typ, meshName, set, protocol))
+		for i := range out {
+			out[i].Effective = c.view.Linked(r, typ, meshName, out[i].Effective)
+		}
+		return out
+	}
+}
+
+func (c *Compiler) inbound(r *memo.Reader, dp *mesh.Dataplane, in mesh.Inbound, self proxy.Self, clients func(typ string) []view.Client, out *collector) {
 	name := "self_inbound_dp_" + in.SectionName()
 	protocol := in.ProtocolOrTCP()
-	clients := func(typ string) []view.Client { return c.view.Inbound(r, typ, meshName, set(typ), protocol) }
 	everyone := func(typ string) policy.Effective {
 		list := clients(typ)
 		return list[len(list)-1].Effective
@@ -139,8 +152,9 @@ func (c *Compiler) inbound(r *memo.Reader, meshName string, dp *mesh.Dataplane, 
 		Source: sourceTo(dp, n.WorkloadAddress(in)), Confs: c.confsFor(policy.HookCluster, everyone),
 	}))
 
-	key := inboundKey{Name: name, Protocol: protocol, Identity: identity}
-	if identity {
+	out.addAll(c.additions.Get(r, additionKey{self, c.ownConfs(policy.HookResources, everyone)}))
+	key := inboundKey{Name: name, Protocol: protocol, Identity: self.Identity}
+	if self.Identity {
 		key.TLS = c.confFor(tls.Policy.Resource().Name, everyone)
 		hook := policy.HookNetworkFilters
 		if protocol.IsHTTP() {
@@ -155,7 +169,7 @@ func (c *Compiler) inbound(r *memo.Reader, meshName string, dp *mesh.Dataplane, 
 	}
 	if protocol.IsHTTP() {
 		key.HTTP = c.confsFor(policy.HookHTTP, everyone)
-		out.add(c.inboundRoutes.Get(r, inboundRouteKey{name, protocol, encode(c.clientConfs(clients, identity))}))
+		out.add(c.inboundRoutes.Get(r, inboundRouteKey{name, protocol, encode(c.clientConfs(clients, self.Identity))}))
 	} else {
 		key.TCP = c.confsFor(policy.HookTCP, everyone)
 	}

@@ -56,19 +56,20 @@ type routeKey struct {
 }
 
 type outboundKey struct {
-	Name     string
-	To       proxy.Destination
-	HTTP     confs
-	TCP      confs
-	HTTPMore confs // HTTP filters
-	TCPMore  confs // network filters
+	Name string
+	To   proxy.Destination
+	HTTP confs
+	TCP  confs
 }
 
 // effectiveFor is what the policies of a class put in force for a destination.
 func (c *Compiler) effectiveFor(r *memo.Reader, cl Class, d view.Destination, route resource.KRI) func(string) policy.Effective {
-	sets := decodeSets(cl.Outbound)
+	sets, proxyWide := decodeSets(cl.Outbound), c.proxyWide(r, cl.Mesh, cl.Proxy)
 	return func(typ string) policy.Effective {
-		return c.view.Outbound(r, typ, cl.Mesh, sets[typ], d.Key, d.Protocol, route)
+		if e, ok := proxyWide(typ); ok {
+			return e
+		}
+		return c.view.Linked(r, typ, cl.Mesh, c.view.Outbound(r, typ, cl.Mesh, sets[typ], d.Key, d.Protocol, route))
 	}
 }
 
@@ -157,6 +158,7 @@ func (c *Compiler) compileShared(r *memo.Reader, cl Class) Compiled {
 	if cl.Ingress {
 		c.compileIngress(r, cl.Mesh, &out)
 	}
+	out.addAll(c.additions.Get(r, additionKey{cl.self(), c.wideConfs(policy.HookResources, c.proxyWide(r, cl.Mesh, cl.Proxy))}))
 	return out.compiled()
 }
 
@@ -176,6 +178,9 @@ func (c *Compiler) buildDestination(r *memo.Reader, k destinationKey) []built {
 	}
 	if o.Listed && o.Protocol.IsHTTP() {
 		out = append(out, c.routes.Get(r, c.routeKeyOf(r, k.Class, o.Destination)))
+	}
+	if o.Listed {
+		out = append(out, c.additions.Get(r, additionKey{k.Class.self(), c.ownConfs(policy.HookResources, effective)})...)
 	}
 	return out
 }
@@ -216,15 +221,9 @@ func listenerName(kri resource.KRI, i int) string {
 func (c *Compiler) outboundKeyOf(r *memo.Reader, cl Class, d view.Destination, name string) outboundKey {
 	effective := c.effectiveFor(r, cl, d, resource.KRI{})
 	if d.Protocol.IsHTTP() {
-		return outboundKey{
-			Name: name, To: d.Destination,
-			HTTP: c.confsFor(policy.HookHTTP, effective), HTTPMore: c.confsFor(policy.HookHTTPFilters, effective),
-		}
+		return outboundKey{Name: name, To: d.Destination, HTTP: c.confsFor(policy.HookHTTP, effective)}
 	}
-	return outboundKey{
-		Name: name, To: d.Destination,
-		TCP: c.confsFor(policy.HookTCP, effective), TCPMore: c.confsFor(policy.HookNetworkFilters, effective),
-	}
+	return outboundKey{Name: name, To: d.Destination, TCP: c.confsFor(policy.HookTCP, effective)}
 }
 
 func (c *Compiler) routeKeyOf(r *memo.Reader, cl Class, d view.Destination) routeKey {

@@ -26,7 +26,8 @@ type Kind[C any] struct {
 	ToKinds []string
 	// Rules allows the inbound section; RuleMatches allows matches in it.
 	Rules, RuleMatches bool
-	// Proxy allows the proxy-wide default section.
+	// Proxy allows the proxy-wide default section. Hooks of such a policy get it for every element of the proxy;
+	// what else it says in to or rules they do not see.
 	Proxy bool
 	// ToAndRules allows both sections in one resource.
 	ToAndRules bool
@@ -52,7 +53,19 @@ type Kind[C any] struct {
 	Base func(d proxy.Direction, p string) C
 	// Merge combines configurations, the most specific last; nil means MergeFields.
 	Merge func(in []Sourced) Merged
+	// Link replaces references to other resources by what the hooks need to know of them, so that an edit of the referenced
+	// is an edit of the effective configuration; nil means the configuration refers to nothing. A reference that finds nothing is left as it is.
+	Link  func(c *C, find Find)
 	Hooks Hooks[C]
+}
+
+// Find returns the resource of a kind in the mesh that carries all labels, the oldest when several do.
+type Find func(kind string, labels map[string]string) (Found, bool)
+
+// Found is a resource with the name under which it is known everywhere.
+type Found struct {
+	KRI      resource.KRI
+	Resource resource.Resource
 }
 
 // Where says which part of a policy a configuration stands in.
@@ -76,6 +89,9 @@ type Hooks[C any] struct {
 	Endpoints Hook[func(C, *proxy.Assignment)]
 	// Passthrough edits a listener that takes redirected connections to destinations that the mesh does not know.
 	Passthrough Hook[func(C, proxy.Listener, *listenerv3.Listener)]
+	// Resources lists what a proxy needs beside its own elements, such as the cluster of a collector: for proxy-wide policies once,
+	// for others with every destination and inbound they apply to. Of several with one name the proxy gets the first.
+	Resources Hook[func(C, proxy.Self) []Addition]
 	// Routes replaces the default route of an outbound by the policy's own; resolve finds the cluster of a backend.
 	Routes Hook[func(c C, d proxy.Destination, resolve Resolve) []RouteOf]
 }
@@ -93,6 +109,12 @@ type Filter struct {
 	Dynamic bool
 }
 
+// An Addition is one resource that a policy adds to a proxy: one of the fields is set.
+type Addition struct {
+	Cluster  *clusterv3.Cluster
+	Listener *listenerv3.Listener
+}
+
 // Resolve finds the cluster of a backend; ok is false when nothing matches it.
 type Resolve func(BackendRef) (cluster string, ok bool)
 
@@ -108,6 +130,12 @@ type Policy interface {
 	Resource() resource.Kind
 	// Parts reads a resource of this kind.
 	Parts(r resource.Resource) (Parts, error)
+	// ProxyWide says that the policy configures the proxy as a whole, in default.
+	ProxyWide() bool
+	// Linked is an effective configuration with its references replaced by what the hooks need to know of the referenced.
+	Linked(conf string, find Find) string
+	// Links says whether a configuration refers to anything.
+	Links() bool
 	// MatchesInRules says whether inbound rules may depend on the client.
 	MatchesInRules() bool
 	// ClientLabels lists the labels of the sending proxy that one configuration asks for.
@@ -134,6 +162,7 @@ const (
 	HookEndpoints      HookName = "endpoints"
 	HookRoutes         HookName = "routes"
 	HookPassthrough    HookName = "passthrough"
+	HookResources      HookName = "resources"
 )
 
 // Bound is what one effective configuration does to Envoy; absent hooks are nil.
@@ -147,6 +176,27 @@ type Bound struct {
 	Endpoints      func(*proxy.Assignment)
 	Routes         func(proxy.Destination, Resolve) []RouteOf
 	Passthrough    func(proxy.Listener, *listenerv3.Listener)
+	Resources      func(proxy.Self) []Addition
+}
+
+// ProxyWide implements Policy.
+func (k Kind[C]) ProxyWide() bool { return k.Proxy }
+
+// Links implements Policy.
+func (k Kind[C]) Links() bool { return k.Link != nil }
+
+// Linked implements Policy.
+func (k Kind[C]) Linked(conf string, find Find) string {
+	var c C
+	if k.Link == nil || conf == "" || json.Unmarshal([]byte(conf), &c) != nil {
+		return conf // Bind tells what is wrong with it
+	}
+	k.Link(&c, find)
+	b, err := json.Marshal(tree(c))
+	if err != nil {
+		return conf
+	}
+	return string(b)
 }
 
 // MatchesInRules implements Policy.
@@ -207,6 +257,8 @@ func (k Kind[C]) Fields(h HookName) ([]string, bool) {
 		return hooks.NetworkFilters.Fields, hooks.NetworkFilters.Apply != nil
 	case HookEndpoints:
 		return hooks.Endpoints.Fields, hooks.Endpoints.Apply != nil
+	case HookResources:
+		return hooks.Resources.Fields, hooks.Resources.Apply != nil
 	case HookRoutes:
 		return hooks.Routes.Fields, hooks.Routes.Apply != nil
 	case HookPassthrough:
@@ -243,6 +295,9 @@ func (k Kind[C]) Bind(conf string) (Bound, error) {
 	}
 	if f := h.Endpoints.Apply; f != nil {
 		b.Endpoints = func(a *proxy.Assignment) { f(c, a) }
+	}
+	if f := h.Resources.Apply; f != nil {
+		b.Resources = func(s proxy.Self) []Addition { return f(c, s) }
 	}
 	if f := h.Routes.Apply; f != nil {
 		b.Routes = func(d proxy.Destination, r Resolve) []RouteOf { return f(c, d, r) }

@@ -16,6 +16,14 @@ const (
 	Outbound Direction = "outbound"
 )
 
+// A Self is a proxy to which a policy adds resources, as far as all proxies of its class have it in common.
+type Self struct {
+	// Identity says that it is issued one; without it there is no mesh TLS.
+	Identity bool
+	// Transparent says that traffic is redirected to it.
+	Transparent bool
+}
+
 // A Destination is one port of something traffic can be sent to.
 type Destination struct {
 	KRI      resource.KRI // with the port as section

@@ -1,6 +1,7 @@
 package view
 
 import (
+	"cmp"
 	"reflect"
 	"slices"
 	"strings"
@@ -15,8 +16,8 @@ import (
 // head is a policy's head with the labels its target selects.
 type head struct {
 	policy.Head
-	labels          map[string]string
-	hasTo, hasRules bool
+	labels                      map[string]string
+	hasTo, hasRules, hasDefault bool
 }
 
 // A Selected is the policies of one type that reach a proxy, weakest first.
@@ -28,6 +29,8 @@ type Selected struct {
 	Inbound []SectionSet
 	// Elsewhere lists the policies that concern what the proxy receives outside of its inbounds.
 	Elsewhere Set
+	// Proxy lists the policies that configure the proxy as a whole.
+	Proxy Set
 }
 
 // A SectionSet is the policies that concern one inbound.
@@ -62,6 +65,8 @@ type effectiveKey struct {
 	Route       resource.KRI
 }
 
+type linkKey struct{ Type, Mesh, Conf string }
+
 type inboundKey struct {
 	Policies setKey
 	Protocol mesh.Protocol
@@ -80,6 +85,8 @@ func (v *View) definePolicies() {
 	v.entries = memo.NewFunc(v.Graph, "policyEntries", func(a, b []policy.Entry) bool { return deep(a, b) }, v.computeEntries)
 	v.effective = memo.NewFunc(v.Graph, "effective", policy.Effective.Equal, v.computeEffective)
 	v.clientLabels = memo.NewFunc(v.Graph, "clientLabels", slices.Equal[[]string], v.computeClientLabels)
+	v.proxyWide = memo.NewFunc(v.Graph, "effectiveProxy", policy.Effective.Equal, v.computeProxyWide)
+	v.linked = memo.NewFunc(v.Graph, "linked", func(a, b string) bool { return a == b }, v.computeLinked)
 	v.inbound = memo.NewFunc(v.Graph, "effectiveInbound", func(a, b []Client) bool { return deep(a, b) }, v.computeInbound)
 }
 
@@ -94,7 +101,7 @@ func (v *View) computeHeads(r *memo.Reader, k typeKey) []head {
 		if err != nil {
 			continue // set aside when it was decoded; never stops the others
 		}
-		out = append(out, head{policy.HeadOf(kind, res, parts), parts.Target.Labels, len(parts.To) > 0, len(parts.Rules) > 0})
+		out = append(out, head{policy.HeadOf(kind, res, parts), parts.Target.Labels, len(parts.To) > 0, len(parts.Rules) > 0, parts.Default != nil})
 	}
 	slices.SortStableFunc(out, func(a, b head) int { return policy.CompareHeads(a.Head, b.Head) })
 	return out
@@ -123,6 +130,7 @@ func (v *View) computeSelected(r *memo.Reader, k resource.Key) []Selected {
 			}
 		}
 		sel.Outbound = setOf(reaching, func(h head) bool { return h.hasTo && h.Target.SectionName == "" })
+		sel.Proxy = setOf(reaching, func(h head) bool { return h.hasDefault })
 		for _, in := range spec.ExposedInbounds() {
 			section := in.SectionName()
 			sel.Inbound = append(sel.Inbound, SectionSet{section, setOf(reaching, func(h head) bool {
@@ -236,4 +244,51 @@ func (v *View) computeInbound(r *memo.Reader, k inboundKey) []Client {
 		out = append(out, Client{c.Match, p.Effective(proxy.Inbound, string(k.Protocol), c.Sources)})
 	}
 	return out
+}
+
+// IsProxyWide says that policies of a type configure the proxy as a whole.
+func (v *View) IsProxyWide(typ string) bool { return v.byName[typ].ProxyWide() }
+
+// ProxyWide is what the policies of a set put in force for the proxy as a whole; empty when there are none.
+func (v *View) ProxyWide(r *memo.Reader, typ, meshName string, set Set) policy.Effective {
+	return v.proxyWide.Get(r, setKey{typ, meshName, set})
+}
+
+func (v *View) computeProxyWide(r *memo.Reader, k setKey) policy.Effective {
+	p := v.byName[k.Type]
+	var sources []policy.Sourced
+	for _, name := range k.Set.Names() {
+		res, ok := v.Resource(r, resource.Key{Type: k.Type, Mesh: k.Mesh, Name: name})
+		if !ok {
+			continue
+		}
+		if parts, err := p.Parts(res); err == nil && parts.Default != nil {
+			sources = append(sources, policy.Sourced{Policy: v.kri(res), Conf: parts.Default})
+		}
+	}
+	if len(sources) == 0 {
+		return policy.Effective{}
+	}
+	return p.Effective("", "", sources)
+}
+
+// Linked is an effective configuration with what it refers to.
+func (v *View) Linked(r *memo.Reader, typ, meshName string, e policy.Effective) policy.Effective {
+	if e.Conf != "" && v.byName[typ].Links() {
+		e.Conf = v.linked.Get(r, linkKey{typ, meshName, e.Conf})
+	}
+	return e
+}
+
+func (v *View) computeLinked(r *memo.Reader, k linkKey) string {
+	return v.byName[k.Type].Linked(k.Conf, func(kind string, labels map[string]string) (policy.Found, bool) {
+		found := v.Select(r, kind, k.Mesh, labels)
+		if len(found) == 0 {
+			return policy.Found{}, false
+		}
+		oldest := slices.MinFunc(found, func(a, b resource.Resource) int {
+			return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Name, b.Name))
+		})
+		return policy.Found{KRI: v.kri(oldest), Resource: oldest}, true
+	})
 }

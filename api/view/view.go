@@ -76,6 +76,8 @@ type View struct {
 	entries       *memo.Func[setKey, []policy.Entry]
 	effective     *memo.Func[effectiveKey, policy.Effective]
 	inbound       *memo.Func[inboundKey, []Client]
+	proxyWide     *memo.Func[setKey, policy.Effective]
+	linked        *memo.Func[linkKey, string]
 }
 
 type typeKey struct{ Type, Mesh string }

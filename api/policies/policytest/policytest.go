@@ -233,6 +233,9 @@ func outcomesOf(t *testing.T, p policy.Policy, ar *txtar.Archive) []outcome {
 		}
 	}
 	e = e.withDefaults()
+	if p.ProxyWide() {
+		return []outcome{e.outcome(t, p, proxyWide(t, p, conf), "")}
+	}
 	entries := Entries(t, p, conf)
 	if e.Direction == proxy.Inbound {
 		var out []outcome
@@ -267,12 +270,44 @@ func name(m policy.Match) string {
 // Entries decodes and validates policies, and returns what they say, weakest policy first.
 func Entries(t *testing.T, p policy.Policy, conf []byte) []policy.Entry {
 	t.Helper()
+	var out []policy.Entry
+	for _, d := range decode(t, p, conf) {
+		for i, it := range d.parts.To {
+			out = append(out, policy.Entry{Head: d.head, Index: i, Item: it})
+		}
+		for i, it := range d.parts.Rules {
+			out = append(out, policy.Entry{Head: d.head, Index: i, Item: it, Inbound: true})
+		}
+	}
+	return out
+}
+
+// proxyWide is what policies say about the proxy as a whole, weakest first.
+func proxyWide(t *testing.T, p policy.Policy, conf []byte) []policy.Sourced {
+	t.Helper()
+	var out []policy.Sourced
+	for _, d := range decode(t, p, conf) {
+		if d.parts.Default != nil {
+			out = append(out, policy.Sourced{Policy: d.head.KRI, Conf: d.parts.Default})
+		}
+	}
+	return out
+}
+
+type document struct {
+	head  policy.Head
+	parts policy.Parts
+}
+
+// decode reads and validates policies, and orders them from the weakest to the strongest.
+func decode(t *testing.T, p policy.Policy, conf []byte) []document {
+	t.Helper()
 	kind := p.Resource()
 	decoded, err := resource.NewKinds(kind).DecodeYAML(conf, true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out []policy.Entry
+	var out []document
 	for _, d := range decoded {
 		if ps := kind.Validate(d.Resource); len(ps) > 0 {
 			t.Fatal(ps)
@@ -281,15 +316,9 @@ func Entries(t *testing.T, p policy.Policy, conf []byte) []policy.Entry {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h := policy.HeadOf(kind, d.Resource, parts)
-		for i, it := range parts.To {
-			out = append(out, policy.Entry{Head: h, Index: i, Item: it})
-		}
-		for i, it := range parts.Rules {
-			out = append(out, policy.Entry{Head: h, Index: i, Item: it, Inbound: true})
-		}
+		out = append(out, document{policy.HeadOf(kind, d.Resource, parts), parts})
 	}
-	slices.SortStableFunc(out, func(a, b policy.Entry) int { return policy.CompareHeads(a.Head, b.Head) })
+	slices.SortStableFunc(out, func(a, b document) int { return policy.CompareHeads(a.head, b.head) })
 	return out
 }
 
@@ -323,6 +352,11 @@ func Exercise(t Failer, p policy.Policy, r resource.Resource) {
 				e.exercise(t, p, []policy.Sourced{source})
 			}
 		}
+		if parts.Default != nil {
+			source := []policy.Sourced{{Policy: h.KRI, Conf: parts.Default}}
+			element{Direction: proxy.Inbound, Protocol: protocol}.exercise(t, p, source)
+			element{Protocol: protocol}.exercise(t, p, source)
+		}
 	}
 }
 
@@ -350,6 +384,7 @@ func (e element) outcome(t Failer, p policy.Policy, sources []policy.Sourced, su
 	out := outcome{suffix: suffix, effective: p.Effective(e.Direction, string(e.Protocol), sources)}
 	for _, h := range []policy.HookName{
 		policy.HookCluster, policy.HookRoutes, policy.HookRoute, policy.HookHTTP, policy.HookTCP, policy.HookHTTPFilters, policy.HookNetworkFilters,
+		policy.HookResources,
 	} {
 		fields, ok := p.Fields(h)
 		projected := policy.Project(out.effective.Conf, fields)
@@ -433,8 +468,23 @@ func (e element) apply(h policy.HookName, b policy.Bound) []proto.Message {
 		return configs(b.HTTPFilters(listener))
 	case h == policy.HookNetworkFilters && !http:
 		return configs(b.NetworkFilters(listener))
+	case h == policy.HookResources:
+		return additions(b.Resources(proxy.Self{Identity: !e.Plaintext, Transparent: true}))
 	}
 	return nil
+}
+
+func additions(list []policy.Addition) []proto.Message {
+	var out []proto.Message
+	for _, a := range list {
+		if a.Cluster != nil {
+			out = append(out, a.Cluster)
+		}
+		if a.Listener != nil {
+			out = append(out, a.Listener)
+		}
+	}
+	return out
 }
 
 func configs(filters []policy.Filter) []proto.Message {
