@@ -30,9 +30,9 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/causeway-mesh/causeway/api/envoy"
+	mesh "github.com/causeway-mesh/causeway/api/envoy"
 	"github.com/causeway-mesh/causeway/dataplane/envoy"
-	mesh "github.com/causeway-mesh/causeway/test/ports"
+	"github.com/causeway-mesh/causeway/test/ports"
 	"github.com/causeway-mesh/causeway/zone-cp/agents"
 	"github.com/causeway-mesh/causeway/zone-cp/identity"
 )
@@ -311,30 +311,30 @@ func TestTwoAgentsOnOneHost(t *testing.T) {
 	realEnvoy(t)
 	w := newWorld(t)
 	z := w.start()
-	ports := map[string]int{}
+	listening := map[string]int{}
 	base := ""
 	for _, name := range []string{"web", "stock"} {
 		workload, _ := app(t)
-		ports[name] = ports.Free(t, "127.0.0.1")
-		clusters, listeners := inbound(t, ports[name], workload)
+		listening[name] = ports.Free(t, "127.0.0.1")
+		clusters, listeners := inbound(t, listening[name], workload)
 		w.serveXDS("default."+name+"-1", "1", clusters, listeners)
 		d := webToken
 		d.Name, d.Workload = name+"-1", name
-		cfg := w.config("", strings.ReplaceAll(webYAML(uint32(ports[name])), "web", name), z.token(d))
+		cfg := w.config("", strings.ReplaceAll(webYAML(uint32(listening[name])), "web", name), z.token(d))
 		if base == "" {
 			base = cfg.RuntimeDir
 		}
 		cfg.RuntimeDir = base // one user, one runtime directory
 		run(t, cfg)
 	}
-	for name := range ports {
+	for name := range listening {
 		z.untilServing(name + "-1")
 	}
 	if a, b := z.facts("web-1").OutboundBlock, z.facts("stock-1").OutboundBlock; a == b || a == "" {
 		t.Errorf("blocks %q and %q", a, b)
 	}
 	peer := z.peer("client")
-	for name, port := range ports {
+	for name, port := range listening {
 		for range 20 {
 			cert, _, err := get(port, peer, "/")
 			if err != nil || cert.URIs[0].Path != "/workload/"+name {
