@@ -20,7 +20,7 @@ import (
 // unless a policy sends their traffic elsewhere.
 func (c *Compiler) assignmentKeyOf(r *memo.Reader, cl Class, o outbound, effective func(string) policy.Effective) assignmentKey {
 	k := assignmentKey{Key: o.Key, To: o.Destination.Destination, Confs: c.confsFor(policy.HookEndpoints, effective)}
-	k.TLS = o.TLS && (o.Type == mesh.TypeMeshMultiZoneService || c.view.Elsewhere(r, o.Key.Service))
+	k.TLS = o.TLS && (o.Type != mesh.TypeMeshService || c.view.Elsewhere(r, o.Key.Service))
 	k.Client = c.clientLabels(k.Confs, cl.Labels)
 	return k
 }

@@ -120,6 +120,11 @@ type Compiler struct {
 	ingressClusters    *memo.Func[ingressKey, built]
 	ingressAssignments *memo.Func[ingressKey, built]
 	responders         *memo.Func[string, built]
+
+	egresses       *memo.Func[egressKey, egressHalf]
+	egressServices *memo.Func[egressServiceKey, egressHalf]
+	egressChains   *memo.Func[egressChainKey, halfListener]
+	egressClusters *memo.Func[egressClusterKey, built]
 }
 
 // NewCompiler returns a compiler over a view.
@@ -145,6 +150,10 @@ func NewCompiler(v *view.View) *Compiler {
 	c.ingressClusters = memo.NewFunc(g, "ingressCluster", sameBuilt, c.buildIngressCluster)
 	c.ingressAssignments = memo.NewFunc(g, "ingressAssignment", sameBuilt, c.buildIngressAssignment)
 	c.responders = memo.NewFunc(g, "healthResponder", sameBuilt, c.buildResponder)
+	c.egresses = memo.NewFunc(g, "egress", sameEgress, c.buildEgress)
+	c.egressServices = memo.NewFunc(g, "egressService", sameEgress, c.buildEgressService)
+	c.egressChains = memo.NewFunc(g, "egressChain", sameHalf, c.buildEgressChain)
+	c.egressClusters = memo.NewFunc(g, "egressCluster", sameBuilt, c.buildEgressCluster)
 	c.shared = memo.NewFunc(g, "shared", sameCompiled, c.compileShared)
 	c.own = memo.NewFunc(g, "own", sameCompiled, c.compileOwn)
 	c.proxies = memo.NewFunc(g, "proxy", func(a, b ProxyConfig) bool {

@@ -16,7 +16,7 @@ import (
 // fragments are the computations that make Envoy resources; the rest finds out which are needed.
 var fragments = []string{
 	"cluster", "assignment", "route", "outboundListener", "blockListeners", "inboundListener", "inboundRoute", "workload", "extension",
-	"ingressCluster", "ingressAssignment", "healthResponder", "capture",
+	"ingressCluster", "ingressAssignment", "healthResponder", "capture", "egressService", "egressChain", "egressCluster",
 }
 
 // TestCostFollowsTheChange counts the fragments that each kind of change recomputes, in a mesh of 40 services and 60 proxies of
@@ -191,6 +191,54 @@ networking:
 	w.costs("plaintext is accepted", func() {
 		w.put("type: MeshTLS\nmesh: default\nname: open\nspec: {rules: [{default: {mode: Permissive}}]}")
 	}, map[string]uint64{"inboundListener": 1, "capture": 2})
+}
+
+// TestCostOfEgress counts the same where 30 external services are reached through two egresses, by the proxies of two classes.
+func TestCostOfEgress(t *testing.T) {
+	const classes, services = 2, 30
+	w := newMesh(t, 4, 8)
+	external := func(i int, endpoint string) resource.Key {
+		return w.put(fmt.Sprintf("type: MeshExternalService\nmesh: default\nname: ext-%d\nspec: {match: {port: 80, protocol: http}, endpoints: [{address: %s, port: 80}]}", i, endpoint)).Key()
+	}
+	for i := range services {
+		external(i, "192.0.2.1")
+	}
+	egress := func(i int) string {
+		return fmt.Sprintf("type: Dataplane\nmesh: default\nname: out-%d\nlabels: {kuma.io/workload: out, kuma.io/listener-zoneegress: enabled}\n"+
+			"networking: {address: 127.0.9.%d, listeners: [{type: ZoneEgress, address: 127.0.9.%d, port: 10002, name: out}]}", i, i+1, i+1)
+	}
+	for i := range 2 {
+		w.put(egress(i))
+		w.compile.Proxy(w.key("out", i))
+	}
+	w.view.Graph.Settle()
+	rule := func(typ, sni, conf string) {
+		matches := ""
+		if sni != "" {
+			matches = "matches: [{sni: {type: Exact, value: " + sni + "}}], "
+		}
+		w.put(fmt.Sprintf("type: %s\nmesh: default\nname: p\nspec:\n  targetRef: {kind: Dataplane, labels: {kuma.io/workload: out}}\n  rules: [{%sdefault: {%s}}]", typ, matches, conf))
+	}
+	w.costs("an external service is added", func() { external(99, "192.0.2.9") },
+		map[string]uint64{"cluster": classes, "assignment": 1, "route": 1, "egressService": 1, "egressChain": 1, "egressCluster": 1, "inboundRoute": 1, "extension": 1})
+	w.costs("its endpoint is another", func() { external(99, "192.0.2.8") }, map[string]uint64{"egressService": 1, "egressCluster": 1})
+	w.costs("its secret is missing", func() {
+		w.view.SetUnusable(resource.Key{Type: mesh.TypeMeshExternalService, Mesh: "default", Name: "ext-99"}, "there is no Secret")
+	}, map[string]uint64{"egressService": 1, "egressCluster": 1})
+	w.costs("an egress drains", func() { w.view.SetFacts(w.key("out", 1), &view.Facts{Draining: true}) }, map[string]uint64{"assignment": services + 1})
+	// A policy that is new concerns every service until its rules are looked at; what it does not change is not made again.
+	w.costs("a timeout of one server name", func() { rule("MeshTimeout", "sni.extsvc.default.east.ext-7.80", "http: {requestTimeout: 3s}") },
+		map[string]uint64{"egressService": services + 1, "inboundRoute": 1})
+	w.costs("the same with another value", func() { rule("MeshTimeout", "sni.extsvc.default.east.ext-7.80", "http: {requestTimeout: 4s}") },
+		map[string]uint64{"egressService": 1, "inboundRoute": 1})
+	w.costs("a field of its cluster", func() {
+		rule("MeshTimeout", "sni.extsvc.default.east.ext-7.80", "connectionTimeout: 2s, http: {requestTimeout: 4s}")
+	}, map[string]uint64{"egressService": 1, "egressCluster": 1})
+	allow := func(sni string) {
+		rule("MeshTrafficPermission", "", "allow: [{spiffeID: {type: Prefix, value: 'spiffe://default.east.mesh.local/'}, sni: {type: Exact, value: "+sni+"}}]")
+	}
+	w.costs("a permission for one server name", func() { allow("sni.extsvc.default.east.ext-7.80") }, map[string]uint64{"egressService": services + 1, "extension": services + 1})
+	w.costs("the permission is for another server name", func() { allow("sni.extsvc.default.east.ext-8.80") }, map[string]uint64{"egressService": 2, "extension": 2})
 }
 
 type testMesh struct {

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/causeway-mesh/causeway/api/memo"
 	"github.com/causeway-mesh/causeway/api/mesh"
@@ -42,6 +43,7 @@ type inboundRouteKey struct {
 	Protocol mesh.Protocol
 	// Clients holds what is in force per client match, as canonical JSON.
 	Clients string
+	Egress  bool
 }
 
 type workloadKey struct {
@@ -58,6 +60,9 @@ type extensionKey struct {
 	Listener string
 	Protocol mesh.Protocol
 	Confs    confs
+	// To and SNI are those of a chain of an egress.
+	To  proxy.Destination
+	SNI string
 }
 
 // A clientConf is what is in force for requests of some clients.
@@ -105,9 +110,12 @@ func (c *Compiler) compileOwn(r *memo.Reader, k resource.Key) Compiled {
 	for i, in := range dp.ExposedInbounds() {
 		c.inbound(r, dp, in, self, c.received(r, k.Mesh, i, in.ProtocolOrTCP(), selected), &out)
 	}
-	for _, l := range dp.Networking.Listeners {
-		if l.Type == mesh.ZoneIngress {
+	for i, l := range dp.Networking.Listeners {
+		switch l.Type {
+		case mesh.ZoneIngress:
 			out.add(c.ingressListener(k.Mesh, l))
+		case mesh.ZoneEgress:
+			c.egress(r, k, self, i, l, selected, &out)
 		}
 	}
 	if dp.Transparent() {
@@ -160,7 +168,7 @@ func (c *Compiler) inbound(r *memo.Reader, dp *mesh.Dataplane, in mesh.Inbound, 
 		if protocol.IsHTTP() {
 			hook = policy.HookHTTPFilters
 		}
-		ext := c.extensions.Get(r, extensionKey{name, protocol, c.confsFor(hook, everyone)})
+		ext := c.extensions.Get(r, extensionKey{Listener: name, Protocol: protocol, Confs: c.confsFor(hook, everyone)})
 		key.Filters = encode(ext.refs)
 		for _, f := range ext.frags {
 			out.add(built{frag: f})
@@ -169,7 +177,7 @@ func (c *Compiler) inbound(r *memo.Reader, dp *mesh.Dataplane, in mesh.Inbound, 
 	}
 	if protocol.IsHTTP() {
 		key.HTTP = c.confsFor(policy.HookHTTP, everyone)
-		out.add(c.inboundRoutes.Get(r, inboundRouteKey{name, protocol, encode(c.clientConfs(clients, self.Identity))}))
+		out.add(c.inboundRoutes.Get(r, inboundRouteKey{name, protocol, encode(c.clientConfs(clients, self.Identity)), false}))
 	} else {
 		key.TCP = c.confsFor(policy.HookTCP, everyone)
 	}
@@ -265,7 +273,10 @@ func (c *Compiler) buildInboundRoutes(_ *memo.Reader, k inboundRouteKey) built {
 			}
 			ro := forward(name, k.Name)
 			ro.Match.FilterState = peerMatchers(cl.Match)
-			pr := proxy.Route{Direction: proxy.Inbound, Name: name, Protocol: k.Protocol}
+			if k.Egress {
+				ro.GetRoute().HostRewriteSpecifier = &routev3.RouteAction_AutoHostRewrite{AutoHostRewrite: wrapperspb.Bool(true)}
+			}
+			pr := proxy.Route{Direction: proxy.Inbound, Name: name, Protocol: k.Protocol, Egress: k.Egress}
 			if err := c.apply(keep(cl.Confs.list(), kept), func(_ string, b policy.Bound) { b.Route(pr, ro) }); err != nil {
 				return nil, err
 			}
@@ -303,7 +314,7 @@ func peerMatchers(m policy.Match) []*matcherv3.FilterStateMatcher {
 // buildExtensions makes the filters that policies add to a listener. Those that change often travel by ECDS:
 // the listener then only names them, and an edit drains no connection.
 func (c *Compiler) buildExtensions(_ *memo.Reader, k extensionKey) extensionSet {
-	l := proxy.Listener{Direction: proxy.Inbound, Name: k.Listener, Protocol: k.Protocol, MTLS: true}
+	l := proxy.Listener{Direction: proxy.Inbound, Name: k.Listener, Protocol: k.Protocol, Destination: k.To, MTLS: true, SNI: k.SNI}
 	var out extensionSet
 	for _, co := range k.Confs.list() {
 		var filters []policy.Filter
@@ -425,8 +436,12 @@ func (c *Compiler) permit(m *listenerv3.Listener, k inboundKey, cs []conf) error
 
 // inboundChain is a chain towards the workload. Filters of policies and facts about the client only exist where the peer is known.
 func (c *Compiler) inboundChain(k inboundKey, cs []conf, mtls bool, filters []filterRef) (*listenerv3.FilterChain, error) {
-	l := proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: k.Protocol, MTLS: mtls}
-	if k.Protocol.IsHTTP() {
+	return c.chain(proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: k.Protocol, MTLS: mtls}, cs, filters)
+}
+
+// chain leads to the cluster that is called as the listener.
+func (c *Compiler) chain(l proxy.Listener, cs []conf, filters []filterRef) (*listenerv3.FilterChain, error) {
+	if l.Protocol.IsHTTP() {
 		return c.inboundHTTPChain(l, cs, filters)
 	}
 	chain := &listenerv3.FilterChain{}
@@ -438,7 +453,7 @@ func (c *Compiler) inboundChain(k inboundKey, cs []conf, mtls bool, filters []fi
 		}
 		chain.Filters = append(chain.Filters, nf)
 	}
-	tcp, err := c.tcpFilterOf(l, k.Name, cs)
+	tcp, err := c.tcpFilterOf(l, l.Name, cs)
 	chain.Filters = append(chain.Filters, tcp)
 	return chain, err
 }
@@ -461,7 +476,7 @@ func (c *Compiler) inboundHTTPChain(l proxy.Listener, cs []conf, filters []filte
 		more = append(more, hf)
 	}
 	http, err := c.httpFilterOf(l, l.Name, cs, more, func(m *hcmv3.HttpConnectionManager) {
-		if l.MTLS {
+		if l.MTLS && !l.Egress() { // who is outside of the mesh is not told who is inside
 			m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 			m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
 		}

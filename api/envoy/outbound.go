@@ -99,8 +99,8 @@ func (c *Compiler) computeOutbounds(r *memo.Reader, cl Class) []outbound {
 }
 
 func (c *Compiler) outbound(r *memo.Reader, cl Class, d view.Destination, listed bool) outbound {
-	// What is behind an ingress is never spoken to in plaintext; until it is ready it has no endpoints.
-	return outbound{d, listed, cl.Identity && (c.view.Elsewhere(r, d.Key.Service) || c.view.TLSReady(r, d.Key.Service))}
+	// What is behind an ingress or an egress is never spoken to in plaintext; until it is ready it has no endpoints.
+	return outbound{d, listed, cl.Identity && (d.Type == mesh.TypeMeshExternalService || c.view.Elsewhere(r, d.Key.Service) || c.view.TLSReady(r, d.Key.Service))}
 }
 
 func (c *Compiler) reaches(r *memo.Reader, refs *mesh.ReachableBackends, d view.Destination) bool {

@@ -61,6 +61,7 @@ type world struct {
 	statuses map[resource.Key]view.Status
 	remotes  map[resource.Key]view.Remote
 	gateways map[resource.Key]view.Gateway
+	unusable map[resource.Key]string
 	version  uint64
 }
 
@@ -75,7 +76,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 		t: t, rnd: rand.New(rand.NewPCG(seed, 1)), kinds: kinds, view: v, compiler: envoy.NewCompiler(v),
 		roots: map[resource.Key]*memo.Root[envoy.ProxyConfig]{}, now: map[resource.Key]resource.Resource{},
 		facts: map[resource.Key]view.Facts{}, statuses: map[resource.Key]view.Status{},
-		remotes: map[resource.Key]view.Remote{}, gateways: map[resource.Key]view.Gateway{},
+		remotes: map[resource.Key]view.Remote{}, gateways: map[resource.Key]view.Gateway{}, unusable: map[resource.Key]string{},
 	}
 }
 
@@ -90,12 +91,17 @@ func (w *world) maybe(s string) string {
 
 var (
 	services  = []string{"web", "cart", "pay", "stock", "mail"}
+	external  = []string{"aws", "bank"}
 	protocols = []string{"http", "tcp", "grpc", "http2"}
 )
 
 // change does one random thing and says what.
 func (w *world) change() string {
-	switch w.rnd.IntN(16) {
+	switch w.rnd.IntN(19) {
+	case 16, 17:
+		return w.put(w.externalService())
+	case 18:
+		return w.secrets()
 	case 12, 13:
 		return w.learn()
 	case 14:
@@ -189,10 +195,45 @@ func (w *world) ingress() string {
 type: Dataplane
 mesh: default
 name: in-%d
-labels: {kuma.io/display-name: in, kuma.io/zone: east, kuma.io/workload: %s}
+labels: {kuma.io/display-name: in, kuma.io/zone: east, kuma.io/workload: %s, kuma.io/listener-zoneegress: enabled}
 networking: {address: 127.0.4.1, listeners: [{type: ZoneIngress, address: 127.0.4.1, port: %d}%s]%s}`,
-		w.rnd.IntN(2), w.pick(services...), 10001+w.rnd.IntN(2), w.maybe(", {type: ZoneEgress, address: 127.0.4.1, port: 10009}"),
+		w.rnd.IntN(2), w.pick(services...), 10001+w.rnd.IntN(2), w.maybe(", {type: ZoneEgress, address: 127.0.4.1, port: 10009, name: out"+w.maybe(", state: NotReady")+"}"),
 		w.maybe(", inbound: [{port: 8080, name: main, servicePort: 9080, protocol: http}]"))
+}
+
+// sni is the server name of an external service.
+func (w *world) sni() string {
+	return "sni.extsvc.default." + w.pick(external...) + "." + w.pick("80", "443")
+}
+
+func (w *world) externalService() string {
+	name := w.pick(external...)
+	endpoints := w.pick("{address: 192.0.2.1, port: 80}", "{address: api.example.com, port: 443}, {address: 192.0.2.2, port: 81, priority: 4}",
+		"{address: 'unix:///run/x.sock'}, {address: 192.0.2.3, port: 1, priority: 2}")
+	tls := w.pick("", "tls: {enabled: true}", "tls: {enabled: true, verification: {mode: SkipAll}}",
+		"tls: {enabled: true, version: {min: TLS12}, verification: {serverName: x.example, caCert: {type: Secret, secretRef: {kind: Secret, name: ca}}}}")
+	return fmt.Sprintf(`
+type: MeshExternalService
+mesh: default
+name: %s
+labels: {kuma.io/display-name: %s, team: %s}
+spec:
+  match: {port: %s, protocol: %s}
+  endpoints: [%s]
+  %s`, name, name, w.pick("a", "b"), w.pick("80", "443"), w.pick(protocols...), endpoints, tls)
+}
+
+// secrets says that those of an external service are missing or there.
+func (w *world) secrets() string {
+	k, ok := w.some(mesh.TypeMeshExternalService)
+	if !ok {
+		return "nothing"
+	}
+	if w.unusable[k] = w.maybe("there is no Secret ca"); w.unusable[k] == "" {
+		delete(w.unusable, k)
+	}
+	w.view.SetUnusable(k, w.unusable[k])
+	return "secrets of " + k.String()
 }
 
 // learn is news of another zone.
@@ -284,7 +325,7 @@ func (w *world) target() string {
 
 func (w *world) inboundTarget() string {
 	if w.rnd.IntN(4) == 0 {
-		return "targetRef: {kind: Dataplane, labels: {kuma.io/workload: " + w.pick(services...) + "}, sectionName: main}"
+		return "targetRef: {kind: Dataplane, labels: {kuma.io/workload: " + w.pick(services...) + "}, sectionName: " + w.pick("main", "out") + "}"
 	}
 	return w.target()
 }
@@ -292,7 +333,8 @@ func (w *world) inboundTarget() string {
 func (w *world) to() string {
 	return w.pick("{kind: Mesh}", "{kind: MeshService, labels: {kuma.io/display-name: "+w.pick(services...)+"}}",
 		"{kind: MeshService, labels: {team: a}, sectionName: main}", "{kind: MeshMultiZoneService, labels: {kuma.io/display-name: all}}",
-		"{kind: MeshService, labels: {kuma.io/display-name: "+w.pick(services...)+"}, sectionName: '80'}")
+		"{kind: MeshService, labels: {kuma.io/display-name: "+w.pick(services...)+"}, sectionName: '80'}",
+		"{kind: MeshExternalService, labels: {kuma.io/display-name: "+w.pick(external...)+"}}", "{kind: MeshExternalService, labels: {team: a}}")
 }
 
 func (w *world) toOrRoute() string {
@@ -319,7 +361,8 @@ func (w *world) policy() string {
 	case 1:
 		typ = "MeshTimeout"
 		spec = fmt.Sprintf("%s\n  rules: [{default: {http: {requestTimeout: %ds}}}%s]", w.inboundTarget(), n,
-			w.maybe(fmt.Sprintf(", {matches: [{spiffeID: {type: Exact, value: 'spiffe://default.east.mesh.local/workload/%s'}}], default: {http: {requestTimeout: %dms}}}", w.pick(services...), n)))
+			w.maybe(fmt.Sprintf(", {matches: [{spiffeID: {type: Exact, value: 'spiffe://default.east.mesh.local/workload/%s'}}], default: {http: {requestTimeout: %dms}}}", w.pick(services...), n))+
+				w.maybe(fmt.Sprintf(", {matches: [{sni: {type: Exact, value: %s}}], default: {connectionTimeout: %ds, http: {requestTimeout: %dms}}}", w.sni(), n, n)))
 	case 2:
 		typ = "MeshRetry"
 		spec = fmt.Sprintf("%s\n  to: [{targetRef: %s, default: {http: {numRetries: %d}}}]", w.target(), w.toOrRoute(), n)
@@ -328,8 +371,8 @@ func (w *world) policy() string {
 		spec = fmt.Sprintf("%s\n  to: [{targetRef: %s, default: {connectionLimits: {maxConnections: %d}}}]", w.target(), w.to(), n)
 	case 4:
 		typ = "MeshTrafficPermission"
-		spec = fmt.Sprintf("%s\n  rules: [{default: {%s: [{spiffeID: {type: Prefix, value: 'spiffe://default.east.mesh.local/workload/%s'}}]}}]",
-			w.inboundTarget(), w.pick("allow", "deny", "allowWithShadowDeny"), w.pick(services...))
+		spec = fmt.Sprintf("%s\n  rules: [{default: {%s: [{spiffeID: {type: Prefix, value: 'spiffe://default.east.mesh.local/workload/%s'}%s}]}}]",
+			w.inboundTarget(), w.pick("allow", "deny", "allowWithShadowDeny"), w.pick(services...), w.maybe(", sni: {type: Exact, value: "+w.sni()+"}"))
 	case 5:
 		typ = "MeshTLS"
 		spec = fmt.Sprintf("%s\n  rules: [{default: {mode: %s}}]", w.inboundTarget(), w.pick("Strict", "Permissive"))
@@ -340,11 +383,16 @@ func (w *world) policy() string {
   - targetRef: {kind: MeshService, labels: {kuma.io/display-name: %s}}
     rules:
     - matches: [{path: {type: PathPrefix, value: /v%d}}]
-      default: {backendRefs: [{kind: MeshService, labels: {kuma.io/display-name: %s}, port: 80, weight: %d}, {kind: MeshService, labels: {kuma.io/display-name: %s}, port: 80}]}`,
-			w.target(), w.pick(services...), n, w.pick(services...), n, w.pick(services...))
+      default: {backendRefs: [{kind: MeshService, labels: {kuma.io/display-name: %s}, port: 80, weight: %d}, %s]}`,
+			w.target(), w.pick(services...), n, w.pick(services...), n, w.backend())
 	}
 	return fmt.Sprintf("\ntype: %s\nmesh: default\nname: %s\nlabels: {kuma.io/display-name: %s, kuma.io/origin: %s%s}\nspec:\n  %s",
 		typ, name, name, w.pick("global", "zone"), w.maybe(", kuma.io/zone: east"), spec)
+}
+
+func (w *world) backend() string {
+	return w.pick("{kind: MeshService, labels: {kuma.io/display-name: "+w.pick(services...)+"}, port: 80}",
+		"{kind: MeshExternalService, labels: {kuma.io/display-name: "+w.pick(external...)+"}}")
 }
 
 func (w *world) put(text string) string {
@@ -409,7 +457,7 @@ func (w *world) observe() string {
 }
 
 func (w *world) derive() string {
-	k, ok := w.some(w.pick(mesh.TypeMeshService, mesh.TypeMeshMultiZoneService))
+	k, ok := w.some(w.pick(mesh.TypeMeshService, mesh.TypeMeshMultiZoneService, mesh.TypeMeshExternalService))
 	if !ok {
 		return "nothing"
 	}
@@ -462,13 +510,18 @@ func (w *world) compare(when string) {
 	for k, g := range w.gateways {
 		v.SetGateway(k, &g)
 	}
+	for k, reason := range w.unusable {
+		v.SetUnusable(k, reason)
+	}
 	c := envoy.NewCompiler(v)
 	for k, root := range w.roots {
 		got, want := root.Value(), c.Proxy(k).Value()
 		w.equal(when, k, got.Shared, want.Shared)
 		w.equal(when, k, got.Own, want.Own)
-		if len(got.Problems) > 0 {
-			w.t.Fatalf("%s: %s: problems with valid resources: %v", when, k, got.Problems)
+		for _, p := range got.Problems {
+			if !strings.Contains(p.Text, "there is no Secret") && !strings.Contains(p.Text, "without an identity") {
+				w.t.Fatalf("%s: %s: problems with valid resources: %v", when, k, p)
+			}
 		}
 		w.complete(when, k, got)
 	}

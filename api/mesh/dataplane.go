@@ -309,6 +309,16 @@ func (d *Dataplane) HasListener(t ListenerType) bool {
 	return false
 }
 
+// ListenerLabels marks in labels which roles the proxy plays for its zone, so that it can be found and selected by them.
+func (d *Dataplane) ListenerLabels(labels map[string]string) {
+	for label, t := range map[string]ListenerType{resource.LabelZoneIngress: ZoneIngress, resource.LabelZoneEgress: ZoneEgress} {
+		delete(labels, label)
+		if d.HasListener(t) {
+			labels[label] = "enabled"
+		}
+	}
+}
+
 func sectionName(name string, port uint32) string {
 	if name != "" {
 		return name

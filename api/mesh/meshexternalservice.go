@@ -101,6 +101,14 @@ type SANMatch struct {
 	Value string `json:"value"`
 }
 
+// ModeOrSecured is the mode with its default.
+func (v *ExternalVerification) ModeOrSecured() VerificationMode {
+	if v == nil || v.Mode == "" {
+		return VerifySecured
+	}
+	return v.Mode
+}
+
 // MeshExternalServiceStatus is what the control plane computes for an external service.
 type MeshExternalServiceStatus struct {
 	VIP                VIP                       `json:"vip,omitzero"`

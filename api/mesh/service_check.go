@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -119,6 +120,9 @@ func validateMeshExternalService(r resource.Resource) resource.Problems {
 	}
 	for i, e := range s.Endpoints {
 		ps.externalEndpoint(at.Field("endpoints").Index(i), e)
+		if _, unix := e.IsUnix(); unix && slices.ContainsFunc(s.Endpoints, ExternalEndpoint.IsDNS) {
+			ps.Add(at.Field("endpoints").Index(i).Field("address"), "must not be a Unix socket where another endpoint is a DNS name; write two services")
+		}
 	}
 	if s.TLS != nil {
 		ps.externalTLS(at.Field("tls"), s.TLS)
@@ -134,6 +138,13 @@ const (
 // IsUnix says that the endpoint is a Unix socket, and where.
 func (e ExternalEndpoint) IsUnix() (path string, ok bool) {
 	return strings.CutPrefix(e.Address, unixScheme)
+}
+
+// IsDNS says that the address of the endpoint is a DNS name.
+func (e ExternalEndpoint) IsDNS() bool {
+	_, unix := e.IsUnix()
+	_, err := netip.ParseAddr(e.Address)
+	return !unix && err != nil
 }
 
 func (ps *problems) externalEndpoint(at resource.Path, e ExternalEndpoint) {
@@ -232,7 +243,7 @@ func warnMeshExternalService(r resource.Resource) []string {
 	if v.CACert != nil && (v.Mode == VerifySkipCA || v.Mode == VerifySkipAll) {
 		out = append(out, "spec.tls.verification.caCert: has no effect with mode "+string(v.Mode))
 	}
-	if len(v.SubjectAltNames) > 0 && (v.Mode == VerifySkipSAN || v.Mode == VerifySkipAll) {
+	if len(v.SubjectAltNames) > 0 && v.ModeOrSecured() != VerifySecured {
 		out = append(out, "spec.tls.verification.subjectAltNames: has no effect with mode "+string(v.Mode))
 	}
 	return out

@@ -55,8 +55,10 @@ type Kind[C any] struct {
 	Merge func(in []Sourced) Merged
 	// Link replaces references to other resources by what the hooks need to know of them, so that an edit of the referenced
 	// is an edit of the effective configuration; nil means the configuration refers to nothing. A reference that finds nothing is left as it is.
-	Link  func(c *C, find Find)
-	Hooks Hooks[C]
+	Link func(c *C, find Find)
+	// ForServerName leaves out what concerns other server names, where only one comes; nil means that configurations name none.
+	ForServerName func(c C, sni string) C
+	Hooks         Hooks[C]
 }
 
 // Find returns the resource of a kind in the mesh that carries all labels, the oldest when several do.
@@ -142,6 +144,8 @@ type Policy interface {
 	ClientLabels(conf map[string]any) []string
 	// Effective merges sources, the most specific last, over the base configuration.
 	Effective(d proxy.Direction, protocol string, in []Sourced) Effective
+	// Narrowed leaves out of an effective configuration what concerns other server names than the only one that comes.
+	Narrowed(e Effective, sni string) Effective
 	// Fields returns what a hook reads; ok is false when the policy has no such hook.
 	Fields(h HookName) (fields []string, ok bool)
 	// Bind decodes an effective configuration (or the projection of one) for use by hooks.
@@ -237,6 +241,18 @@ func (k Kind[C]) Effective(d proxy.Direction, protocol string, in []Sourced) Eff
 		return Effective{}
 	}
 	return merge(in).effective()
+}
+
+// Narrowed implements Policy.
+func (k Kind[C]) Narrowed(e Effective, sni string) Effective {
+	var c C
+	if k.ForServerName == nil || e.Conf == "" || json.Unmarshal([]byte(e.Conf), &c) != nil {
+		return e
+	}
+	if b, err := json.Marshal(tree(k.ForServerName(c, sni))); err == nil { // through a tree, for sorted keys
+		e.Conf = string(b)
+	}
+	return e
 }
 
 // Fields implements Policy.

@@ -261,3 +261,39 @@ func sourcesFor(entries []Entry, m Match) []Sourced {
 	}
 	return out
 }
+
+// ForServerName evaluates rules where only clients of one server name come: those for other names do not apply, and
+// the matches of the rest are of identities alone.
+func ForServerName(entries []Entry, name string) []ClientConf {
+	sni := &SNIMatch{Type: MatchExact, Value: name}
+	matches := []Match{{SNI: sni}}
+	for _, e := range entries {
+		for _, m := range e.Item.Matches {
+			full := Match{m.SpiffeID, sni}
+			if m.Subsumes(full) && !slices.ContainsFunc(matches, func(o Match) bool { return o.key() == full.key() }) {
+				matches = append(matches, full)
+			}
+		}
+	}
+	slices.SortStableFunc(matches, CompareMatches)
+	out := make([]ClientConf, len(matches))
+	for i, m := range matches {
+		out[i] = ClientConf{Match: Match{SpiffeID: m.SpiffeID}, Sources: sourcesFor(entries, m)}
+	}
+	return out
+}
+
+// ForUpstream returns the rules that hold for every client of a server name, weakest first: those that name no server, and those that name it.
+func ForUpstream(entries []Entry, name string) (all, named []Sourced) {
+	everyone := Match{SNI: &SNIMatch{Type: MatchExact, Value: name}}
+	var catchAll, rest []Entry
+	for _, e := range entries {
+		switch {
+		case len(e.Item.Matches) == 0:
+			catchAll = append(catchAll, e)
+		default:
+			rest = append(rest, e)
+		}
+	}
+	return sourcesFor(catchAll, everyone), sourcesFor(rest, everyone)
+}

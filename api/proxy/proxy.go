@@ -32,15 +32,21 @@ type Destination struct {
 	Protocol mesh.Protocol
 }
 
-// A Listener takes connections for a workload (inbound) or for a destination (outbound).
+// A Listener takes connections for a workload (inbound) or for a destination (outbound). The chain of an egress for one external
+// service is an inbound listener that has a destination.
 type Listener struct {
 	Direction   Direction
 	Name        string // Envoy resource name and stat prefix
 	Protocol    mesh.Protocol
-	Destination Destination // outbound only
+	Destination Destination // of an outbound or an egress
 	MTLS        bool        // the chain terminates mesh TLS, so the peer's identity is known
 	Passthrough bool        // it takes redirected connections that no other listener has, whatever their destination
+	// SNI is the only server name that comes here; empty means any.
+	SNI string
 }
+
+// Egress says that the listener is a chain of an egress.
+func (l Listener) Egress() bool { return l.SNI != "" }
 
 // A Route is one HTTP route of a listener.
 type Route struct {
@@ -49,6 +55,8 @@ type Route struct {
 	Protocol  mesh.Protocol
 	// Policy is the MeshHTTPRoute the route comes from, zero for a default route.
 	Policy resource.KRI
+	// Egress says that an egress passes the request on: the proxy of its sender has done what is done once, such as retrying.
+	Egress bool
 }
 
 // A Cluster is the set of endpoints of a destination, or the workload itself (inbound).
@@ -57,6 +65,8 @@ type Cluster struct {
 	Name        string
 	Protocol    mesh.Protocol
 	Destination Destination // outbound only
+	// Egress says that the endpoints are those of an external service itself. Other proxies have the egresses as its endpoints.
+	Egress bool
 }
 
 // A Client is a sending proxy, as far as it matters for where its traffic goes.

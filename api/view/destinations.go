@@ -126,7 +126,14 @@ type endpointsKey struct {
 
 // Endpoints lists the proxies of this zone that serve a destination, sorted by address and port. With mesh TLS, members of a
 // multi-zone service that cannot speak it yet are left out; they are not reached in plaintext beside others that are.
+// An external service is reached at the egresses and with mesh TLS, or not at all.
 func (v *View) Endpoints(r *memo.Reader, d DestinationKey, tls bool) []Endpoint {
+	if d.Service.Type == mesh.TypeMeshExternalService {
+		if !tls {
+			return nil
+		}
+		return v.egressEndpoints(r, d.Service.Mesh)
+	}
 	return v.endpoints.Get(r, endpointsKey{d, tls && d.Service.Type == mesh.TypeMeshMultiZoneService})
 }
 

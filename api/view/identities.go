@@ -72,6 +72,8 @@ func (v *View) computeSpiffeIDs(r *memo.Reader, k resource.Key) []string {
 		for _, m := range v.Select(r, mesh.TypeMeshService, res.Mesh, s.Selector.MeshService.MatchLabels) {
 			out = append(out, v.ServiceIdentities(r, m.Key())...)
 		}
+	case *mesh.MeshExternalService:
+		out = append(out, v.egressIdentities(r, k.Mesh)...)
 	}
 	slices.Sort(out)
 	return slices.Compact(out)

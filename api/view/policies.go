@@ -31,6 +31,8 @@ type Selected struct {
 	Elsewhere Set
 	// Proxy lists the policies that configure the proxy as a whole.
 	Proxy Set
+	// Listeners holds the same per listener that the proxy has for its zone.
+	Listeners []SectionSet
 }
 
 // A SectionSet is the policies that concern one inbound.
@@ -87,8 +89,10 @@ func (v *View) definePolicies() {
 	v.clientLabels = memo.NewFunc(v.Graph, "clientLabels", slices.Equal[[]string], v.computeClientLabels)
 	v.proxyWide = memo.NewFunc(v.Graph, "effectiveProxy", policy.Effective.Equal, v.computeProxyWide)
 	v.linked = memo.NewFunc(v.Graph, "linked", func(a, b string) bool { return a == b }, v.computeLinked)
-	v.inbound = memo.NewFunc(v.Graph, "effectiveInbound", func(a, b []Client) bool { return deep(a, b) }, v.computeInbound)
+	v.inbound = memo.NewFunc(v.Graph, "effectiveInbound", sameClients, v.computeInbound)
 }
+
+func sameClients(a, b []Client) bool { return reflect.DeepEqual(a, b) }
 
 func (v *View) computeHeads(r *memo.Reader, k typeKey) []head {
 	kind := v.byName[k.Type].Resource()
@@ -131,11 +135,16 @@ func (v *View) computeSelected(r *memo.Reader, k resource.Key) []Selected {
 		}
 		sel.Outbound = setOf(reaching, func(h head) bool { return h.hasTo && h.Target.SectionName == "" })
 		sel.Proxy = setOf(reaching, func(h head) bool { return h.hasDefault })
-		for _, in := range spec.ExposedInbounds() {
-			section := in.SectionName()
-			sel.Inbound = append(sel.Inbound, SectionSet{section, setOf(reaching, func(h head) bool {
+		rulesFor := func(section string) SectionSet {
+			return SectionSet{section, setOf(reaching, func(h head) bool {
 				return h.hasRules && (h.Target.SectionName == "" || h.Target.SectionName == section)
-			})})
+			})}
+		}
+		for _, in := range spec.ExposedInbounds() {
+			sel.Inbound = append(sel.Inbound, rulesFor(in.SectionName()))
+		}
+		for _, l := range spec.Networking.Listeners {
+			sel.Listeners = append(sel.Listeners, rulesFor(l.SectionName()))
 		}
 		sel.Elsewhere = setOf(reaching, func(h head) bool { return h.hasRules && h.Target.SectionName == "" })
 		out = append(out, sel)
@@ -233,14 +242,8 @@ func (v *View) Inbound(r *memo.Reader, typ, meshName string, set Set, p mesh.Pro
 
 func (v *View) computeInbound(r *memo.Reader, k inboundKey) []Client {
 	p := v.byName[k.Policies.Type]
-	var rules []policy.Entry
-	for _, e := range v.entries.Get(r, k.Policies) {
-		if e.Inbound {
-			rules = append(rules, e)
-		}
-	}
 	var out []Client
-	for _, c := range policy.ForInbound(rules) {
+	for _, c := range policy.ForInbound(v.inboundEntries(r, k.Policies)) {
 		out = append(out, Client{c.Match, p.Effective(proxy.Inbound, string(k.Protocol), c.Sources)})
 	}
 	return out
@@ -291,4 +294,14 @@ func (v *View) computeLinked(r *memo.Reader, k linkKey) string {
 		})
 		return policy.Found{KRI: v.kri(oldest), Resource: oldest}, true
 	})
+}
+
+func (v *View) inboundEntries(r *memo.Reader, k setKey) []policy.Entry {
+	var out []policy.Entry
+	for _, e := range v.entries.Get(r, k) {
+		if e.Inbound {
+			out = append(out, e)
+		}
+	}
+	return out
 }

@@ -78,6 +78,11 @@ type View struct {
 	inbound       *memo.Func[inboundKey, []Client]
 	proxyWide     *memo.Func[setKey, policy.Effective]
 	linked        *memo.Func[linkKey, string]
+
+	unusable       *memo.Input[resource.Key, string]
+	egresses       *memo.Func[string, []egress]
+	egressInbound  *memo.Func[egressInboundKey, []Client]
+	egressUpstream *memo.Func[egressUpstreamKey, policy.Effective]
 }
 
 type typeKey struct{ Type, Mesh string }
@@ -106,6 +111,7 @@ func New(zone string, kinds *resource.Kinds, policies []policy.Policy) *View {
 	}
 	v.defineDestinations()
 	v.defineIdentities()
+	v.defineEgresses()
 	v.definePolicies()
 	return v
 }

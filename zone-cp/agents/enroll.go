@@ -220,6 +220,7 @@ func (s *Service) brought(in *agentapi.EnrollRequest, inMesh string) (resource.R
 		return r, nil, err
 	}
 	r.Labels = s.labels(r.Meta)
+	r.Spec.(*mesh.Dataplane).ListenerLabels(r.Labels)
 	return r, warnings, s.check(r)
 }
 

@@ -15,7 +15,7 @@ var hooks = policy.Hooks[Conf]{
 	Cluster: policy.Hook[func(Conf, proxy.Cluster, *clusterv3.Cluster)]{Apply: setCluster},
 }
 
-func setCluster(c Conf, _ proxy.Cluster, m *clusterv3.Cluster) {
+func setCluster(c Conf, pc proxy.Cluster, m *clusterv3.Cluster) {
 	if l := c.ConnectionLimits; l != nil {
 		setLimits(*l, m)
 	}
@@ -28,6 +28,9 @@ func setCluster(c Conf, _ proxy.Cluster, m *clusterv3.Cluster) {
 			m.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{}
 		}
 		m.CommonLbConfig.HealthyPanicThreshold = &typev3.Percent{Value: t.Float()}
+	}
+	if pc.Destination.Type == policy.TargetExternal && !pc.Egress {
+		return // a failing external service is not the fault of an egress; the egress finds out which of its endpoints fail
 	}
 	if o.Detectors != nil && (o.Disabled == nil || !*o.Disabled) {
 		m.OutlierDetection = detection(*o)

@@ -32,8 +32,8 @@ func setTCP(c Conf, _ proxy.Listener, m *tcpproxyv3.TcpProxy) {
 
 func setRoute(c Conf, r proxy.Route, m *routev3.Route) {
 	action := m.GetRoute()
-	if action == nil {
-		return // redirects and direct responses do not fail
+	if action == nil || r.Egress {
+		return // redirects and direct responses do not fail, and at an egress the client tries again
 	}
 	switch {
 	case r.Protocol == mesh.GRPC && c.GRPC != nil:

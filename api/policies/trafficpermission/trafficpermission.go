@@ -17,7 +17,7 @@ var Policy = policy.Kind[Effective]{
 	Singular: "Mesh Traffic Permission", Plural: "Mesh Traffic Permissions",
 	Rules: true, Restricts: true,
 	NewSpec: func() any { return new(Spec) }, CheckSpec: checkSpec,
-	Base: base, Merge: merge, Hooks: hooks,
+	Base: base, Merge: merge, ForServerName: Effective.about, Hooks: hooks,
 }
 
 // A Spec is what users write.
@@ -132,6 +132,14 @@ func merge(in []policy.Sourced) policy.Merged {
 		return policy.Merged{}
 	}
 	return policy.Merged{Conf: out, Origins: origins}
+}
+
+// about leaves out what is said of other server names, so that it costs nothing where only one comes.
+func (c Effective) about(sni string) Effective {
+	of := func(list []Entry) []Entry {
+		return slices.DeleteFunc(slices.Clone(list), func(e Entry) bool { return e.SNI != nil && e.SNI.Value != sni })
+	}
+	return Effective{Deny: of(c.Deny), AllowWithShadowDeny: of(c.AllowWithShadowDeny), Allow: of(c.Allow), Otherwise: c.Otherwise}
 }
 
 // matches copies one list of a rule as it was written.
