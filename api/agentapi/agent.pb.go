@@ -74,7 +74,7 @@ func (x Problem_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Problem_Severity.Descriptor instead.
 func (Problem_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21, 0}
+	return file_agent_proto_rawDescGZIP(), []int{23, 0}
 }
 
 type Versions struct {
@@ -160,6 +160,8 @@ type EnrollRequest struct {
 	// The loopback block that outbounds of this proxy are bound on, such as "127.5.0.0/16"; empty with transparent proxying.
 	OutboundBlock string `protobuf:"bytes,7,opt,name=outbound_block,json=outboundBlock,proto3" json:"outbound_block,omitempty"`
 	ClockMs       int64  `protobuf:"varint,8,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
+	// The host has no IPv6, so that nothing can listen there.
+	WithoutIpv6   bool `protobuf:"varint,9,opt,name=without_ipv6,json=withoutIpv6,proto3" json:"without_ipv6,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -248,6 +250,13 @@ func (x *EnrollRequest) GetClockMs() int64 {
 		return x.ClockMs
 	}
 	return 0
+}
+
+func (x *EnrollRequest) GetWithoutIpv6() bool {
+	if x != nil {
+		return x.WithoutIpv6
+	}
+	return false
 }
 
 type EnrollResponse struct {
@@ -518,12 +527,14 @@ type Hello struct {
 	// The workload certificate that the agent holds, in DER; empty when it holds none.
 	IdentityLeaf []byte `protobuf:"bytes,5,opt,name=identity_leaf,json=identityLeaf,proto3" json:"identity_leaf,omitempty"`
 	// The version of the trust bundles that the agent holds.
-	TrustVersion  string         `protobuf:"bytes,6,opt,name=trust_version,json=trustVersion,proto3" json:"trust_version,omitempty"`
-	Inbounds      *InboundStates `protobuf:"bytes,7,opt,name=inbounds,proto3" json:"inbounds,omitempty"`
-	Secrets       *SecretStatus  `protobuf:"bytes,8,opt,name=secrets,proto3" json:"secrets,omitempty"`
-	Proxy         *ProxyStatus   `protobuf:"bytes,9,opt,name=proxy,proto3" json:"proxy,omitempty"`
-	ClockMs       int64          `protobuf:"varint,10,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
-	Place         string         `protobuf:"bytes,11,opt,name=place,proto3" json:"place,omitempty"`
+	TrustVersion string         `protobuf:"bytes,6,opt,name=trust_version,json=trustVersion,proto3" json:"trust_version,omitempty"`
+	Inbounds     *InboundStates `protobuf:"bytes,7,opt,name=inbounds,proto3" json:"inbounds,omitempty"`
+	Secrets      *SecretStatus  `protobuf:"bytes,8,opt,name=secrets,proto3" json:"secrets,omitempty"`
+	Proxy        *ProxyStatus   `protobuf:"bytes,9,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	ClockMs      int64          `protobuf:"varint,10,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
+	Place        string         `protobuf:"bytes,11,opt,name=place,proto3" json:"place,omitempty"`
+	// The version of the names that the agent holds.
+	NamesVersion  string `protobuf:"bytes,12,opt,name=names_version,json=namesVersion,proto3" json:"names_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -631,6 +642,13 @@ func (x *Hello) GetClockMs() int64 {
 func (x *Hello) GetPlace() string {
 	if x != nil {
 		return x.Place
+	}
+	return ""
+}
+
+func (x *Hello) GetNamesVersion() string {
+	if x != nil {
+		return x.NamesVersion
 	}
 	return ""
 }
@@ -1021,6 +1039,7 @@ type ZoneMessage struct {
 	//	*ZoneMessage_Problem
 	//	*ZoneMessage_GoodbyeDone
 	//	*ZoneMessage_Probes
+	//	*ZoneMessage_Names
 	Message       isZoneMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1135,6 +1154,15 @@ func (x *ZoneMessage) GetProbes() *Probes {
 	return nil
 }
 
+func (x *ZoneMessage) GetNames() *Names {
+	if x != nil {
+		if x, ok := x.Message.(*ZoneMessage_Names); ok {
+			return x.Names
+		}
+	}
+	return nil
+}
+
 type isZoneMessage_Message interface {
 	isZoneMessage_Message()
 }
@@ -1171,6 +1199,10 @@ type ZoneMessage_Probes struct {
 	Probes *Probes `protobuf:"bytes,8,opt,name=probes,proto3,oneof"`
 }
 
+type ZoneMessage_Names struct {
+	Names *Names `protobuf:"bytes,9,opt,name=names,proto3,oneof"`
+}
+
 func (*ZoneMessage_Welcome) isZoneMessage_Message() {}
 
 func (*ZoneMessage_Offer) isZoneMessage_Message() {}
@@ -1187,6 +1219,8 @@ func (*ZoneMessage_GoodbyeDone) isZoneMessage_Message() {}
 
 func (*ZoneMessage_Probes) isZoneMessage_Message() {}
 
+func (*ZoneMessage_Names) isZoneMessage_Message() {}
+
 // Welcome is the first answer of a session.
 type Welcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1199,8 +1233,10 @@ type Welcome struct {
 	// Whether the mesh has an identity for this proxy, which the offer that follows describes.
 	Offer *IdentityOffer `protobuf:"bytes,6,opt,name=offer,proto3" json:"offer,omitempty"`
 	// Further addresses of the zone's control plane.
-	Addresses     []string `protobuf:"bytes,7,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	ClockMs       int64    `protobuf:"varint,8,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
+	Addresses []string `protobuf:"bytes,7,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	ClockMs   int64    `protobuf:"varint,8,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
+	// What the zone does beyond the first version of this protocol; the agent does without the rest.
+	Features      []string `protobuf:"bytes,9,rep,name=features,proto3" json:"features,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1291,6 +1327,159 @@ func (x *Welcome) GetClockMs() int64 {
 	return 0
 }
 
+func (x *Welcome) GetFeatures() []string {
+	if x != nil {
+		return x.Features
+	}
+	return nil
+}
+
+// Names is what the agent's DNS answers for the mesh, or what changes of it. Agents that get the same get the same bytes.
+type Names struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version that the agent holds once it has taken this.
+	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// The version that this changes. Empty: what was held before does not count. An agent that holds another one ignores the
+	// message and says hello again.
+	From string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// Names that are new or have other addresses.
+	Records []*NameRecord `protobuf:"bytes,3,rep,name=records,proto3" json:"records,omitempty"`
+	// Names that are gone.
+	Removed []string `protobuf:"bytes,4,rep,name=removed,proto3" json:"removed,omitempty"`
+	// The domains in which there is nothing but such names, complete each time.
+	Domains []string `protobuf:"bytes,5,rep,name=domains,proto3" json:"domains,omitempty"`
+	// More of the same version follows; until it is complete, what was held before counts.
+	More          bool `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Names) Reset() {
+	*x = Names{}
+	mi := &file_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Names) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Names) ProtoMessage() {}
+
+func (x *Names) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Names.ProtoReflect.Descriptor instead.
+func (*Names) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Names) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Names) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Names) GetRecords() []*NameRecord {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *Names) GetRemoved() []string {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+func (x *Names) GetDomains() []string {
+	if x != nil {
+		return x.Domains
+	}
+	return nil
+}
+
+func (x *Names) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type NameRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Lower case, without the dot at the end.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// 4 or 16 bytes each.
+	Addresses     [][]byte `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameRecord) Reset() {
+	*x = NameRecord{}
+	mi := &file_agent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameRecord) ProtoMessage() {}
+
+func (x *NameRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameRecord.ProtoReflect.Descriptor instead.
+func (*NameRecord) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *NameRecord) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NameRecord) GetAddresses() [][]byte {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 // Probes replaces the service probes of the proxy.
 type Probes struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1301,7 +1490,7 @@ type Probes struct {
 
 func (x *Probes) Reset() {
 	*x = Probes{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1502,7 @@ func (x *Probes) String() string {
 func (*Probes) ProtoMessage() {}
 
 func (x *Probes) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1515,7 @@ func (x *Probes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probes.ProtoReflect.Descriptor instead.
 func (*Probes) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Probes) GetProbes() []*Probe {
@@ -1354,7 +1543,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1366,7 +1555,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1379,7 +1568,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Probe) GetSection() string {
@@ -1453,7 +1642,7 @@ type IdentityOffer struct {
 
 func (x *IdentityOffer) Reset() {
 	*x = IdentityOffer{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1465,7 +1654,7 @@ func (x *IdentityOffer) String() string {
 func (*IdentityOffer) ProtoMessage() {}
 
 func (x *IdentityOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1478,7 +1667,7 @@ func (x *IdentityOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityOffer.ProtoReflect.Descriptor instead.
 func (*IdentityOffer) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *IdentityOffer) GetSpiffeId() string {
@@ -1523,7 +1712,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1724,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +1737,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Identity) GetChain() [][]byte {
@@ -1618,7 +1807,7 @@ type Trust struct {
 
 func (x *Trust) Reset() {
 	*x = Trust{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1819,7 @@ func (x *Trust) String() string {
 func (*Trust) ProtoMessage() {}
 
 func (x *Trust) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1832,7 @@ func (x *Trust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trust.ProtoReflect.Descriptor instead.
 func (*Trust) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Trust) GetVersion() string {
@@ -1671,7 +1860,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1872,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1885,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -1724,7 +1913,7 @@ type ControlCertificate struct {
 
 func (x *ControlCertificate) Reset() {
 	*x = ControlCertificate{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1736,7 +1925,7 @@ func (x *ControlCertificate) String() string {
 func (*ControlCertificate) ProtoMessage() {}
 
 func (x *ControlCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1749,7 +1938,7 @@ func (x *ControlCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlCertificate.ProtoReflect.Descriptor instead.
 func (*ControlCertificate) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ControlCertificate) GetChain() [][]byte {
@@ -1784,7 +1973,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1796,7 +1985,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1809,7 +1998,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Problem) GetSeverity() Problem_Severity {
@@ -1836,7 +2025,7 @@ type GoodbyeDone struct {
 
 func (x *GoodbyeDone) Reset() {
 	*x = GoodbyeDone{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1848,7 +2037,7 @@ func (x *GoodbyeDone) String() string {
 func (*GoodbyeDone) ProtoMessage() {}
 
 func (x *GoodbyeDone) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1861,7 +2050,7 @@ func (x *GoodbyeDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GoodbyeDone.ProtoReflect.Descriptor instead.
 func (*GoodbyeDone) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GoodbyeDone) GetUnconfirmed() string {
@@ -1881,7 +2070,7 @@ const file_agent_proto_rawDesc = "" +
 	"\fagent_commit\x18\x02 \x01(\tR\vagentCommit\x12\x14\n" +
 	"\x05envoy\x18\x03 \x01(\tR\x05envoy\x12\x1f\n" +
 	"\venvoy_build\x18\x04 \x01(\tR\n" +
-	"envoyBuild\"\xf2\x01\n" +
+	"envoyBuild\"\x95\x02\n" +
 	"\rEnrollRequest\x12'\n" +
 	"\x0fcontrol_request\x18\x01 \x01(\fR\x0econtrolRequest\x12\x1c\n" +
 	"\tdataplane\x18\x02 \x01(\fR\tdataplane\x12\x12\n" +
@@ -1890,7 +2079,8 @@ const file_agent_proto_rawDesc = "" +
 	"\binstance\x18\x05 \x01(\tR\binstance\x12\x14\n" +
 	"\x05place\x18\x06 \x01(\tR\x05place\x12%\n" +
 	"\x0eoutbound_block\x18\a \x01(\tR\routboundBlock\x12\x19\n" +
-	"\bclock_ms\x18\b \x01(\x03R\aclockMs\"\xc9\x01\n" +
+	"\bclock_ms\x18\b \x01(\x03R\aclockMs\x12!\n" +
+	"\fwithout_ipv6\x18\t \x01(\bR\vwithoutIpv6\"\xc9\x01\n" +
 	"\x0eEnrollResponse\x12#\n" +
 	"\rcontrol_chain\x18\x01 \x03(\fR\fcontrolChain\x12\x1f\n" +
 	"\vlifetime_ms\x18\x02 \x01(\x03R\n" +
@@ -1908,7 +2098,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x05proxy\x18\x05 \x01(\v2\x1e.causeway.agent.v1.ProxyStatusH\x00R\x05proxy\x12L\n" +
 	"\x0fcontrol_request\x18\x06 \x01(\v2!.causeway.agent.v1.ControlRequestH\x00R\x0econtrolRequest\x126\n" +
 	"\agoodbye\x18\a \x01(\v2\x1a.causeway.agent.v1.GoodbyeH\x00R\agoodbyeB\t\n" +
-	"\amessage\"\xc7\x03\n" +
+	"\amessage\"\xec\x03\n" +
 	"\x05Hello\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x127\n" +
 	"\bversions\x18\x02 \x01(\v2\x1b.causeway.agent.v1.VersionsR\bversions\x12\x1a\n" +
@@ -1921,7 +2111,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x05proxy\x18\t \x01(\v2\x1e.causeway.agent.v1.ProxyStatusR\x05proxy\x12\x19\n" +
 	"\bclock_ms\x18\n" +
 	" \x01(\x03R\aclockMs\x12\x14\n" +
-	"\x05place\x18\v \x01(\tR\x05place\"+\n" +
+	"\x05place\x18\v \x01(\tR\x05place\x12#\n" +
+	"\rnames_version\x18\f \x01(\tR\fnamesVersion\"+\n" +
 	"\x0fIdentityRequest\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\fR\arequest\"L\n" +
 	"\rInboundStates\x12;\n" +
@@ -1942,7 +2133,7 @@ const file_agent_proto_rawDesc = "" +
 	"\arequest\x18\x01 \x01(\fR\arequest\"<\n" +
 	"\aGoodbye\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x19\n" +
-	"\bdrain_ms\x18\x02 \x01(\x03R\adrainMs\"\xf2\x03\n" +
+	"\bdrain_ms\x18\x02 \x01(\x03R\adrainMs\"\xa4\x04\n" +
 	"\vZoneMessage\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.causeway.agent.v1.WelcomeH\x00R\awelcome\x128\n" +
 	"\x05offer\x18\x02 \x01(\v2 .causeway.agent.v1.IdentityOfferH\x00R\x05offer\x129\n" +
@@ -1951,8 +2142,10 @@ const file_agent_proto_rawDesc = "" +
 	"\acontrol\x18\x05 \x01(\v2%.causeway.agent.v1.ControlCertificateH\x00R\acontrol\x126\n" +
 	"\aproblem\x18\x06 \x01(\v2\x1a.causeway.agent.v1.ProblemH\x00R\aproblem\x12C\n" +
 	"\fgoodbye_done\x18\a \x01(\v2\x1e.causeway.agent.v1.GoodbyeDoneH\x00R\vgoodbyeDone\x123\n" +
-	"\x06probes\x18\b \x01(\v2\x19.causeway.agent.v1.ProbesH\x00R\x06probesB\t\n" +
-	"\amessageJ\x04\b\t\x10\x10\"\x84\x02\n" +
+	"\x06probes\x18\b \x01(\v2\x19.causeway.agent.v1.ProbesH\x00R\x06probes\x120\n" +
+	"\x05names\x18\t \x01(\v2\x18.causeway.agent.v1.NamesH\x00R\x05namesB\t\n" +
+	"\amessageJ\x04\b\n" +
+	"\x10\x10\"\xa0\x02\n" +
 	"\aWelcome\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\tR\x04zone\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x12\n" +
@@ -1961,7 +2154,19 @@ const file_agent_proto_rawDesc = "" +
 	"\x06probes\x18\x05 \x03(\v2\x18.causeway.agent.v1.ProbeR\x06probes\x126\n" +
 	"\x05offer\x18\x06 \x01(\v2 .causeway.agent.v1.IdentityOfferR\x05offer\x12\x1c\n" +
 	"\taddresses\x18\a \x03(\tR\taddresses\x12\x19\n" +
-	"\bclock_ms\x18\b \x01(\x03R\aclockMs\":\n" +
+	"\bclock_ms\x18\b \x01(\x03R\aclockMs\x12\x1a\n" +
+	"\bfeatures\x18\t \x03(\tR\bfeatures\"\xb6\x01\n" +
+	"\x05Names\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x127\n" +
+	"\arecords\x18\x03 \x03(\v2\x1d.causeway.agent.v1.NameRecordR\arecords\x12\x18\n" +
+	"\aremoved\x18\x04 \x03(\tR\aremoved\x12\x18\n" +
+	"\adomains\x18\x05 \x03(\tR\adomains\x12\x12\n" +
+	"\x04more\x18\x06 \x01(\bR\x04more\">\n" +
+	"\n" +
+	"NameRecord\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\fR\taddresses\":\n" +
 	"\x06Probes\x120\n" +
 	"\x06probes\x18\x01 \x03(\v2\x18.causeway.agent.v1.ProbeR\x06probes\"\x8a\x02\n" +
 	"\x05Probe\x12\x18\n" +
@@ -2028,7 +2233,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_agent_proto_goTypes = []any{
 	(Problem_Severity)(0),      // 0: causeway.agent.v1.Problem.Severity
 	(*Versions)(nil),           // 1: causeway.agent.v1.Versions
@@ -2045,15 +2250,17 @@ var file_agent_proto_goTypes = []any{
 	(*Goodbye)(nil),            // 12: causeway.agent.v1.Goodbye
 	(*ZoneMessage)(nil),        // 13: causeway.agent.v1.ZoneMessage
 	(*Welcome)(nil),            // 14: causeway.agent.v1.Welcome
-	(*Probes)(nil),             // 15: causeway.agent.v1.Probes
-	(*Probe)(nil),              // 16: causeway.agent.v1.Probe
-	(*IdentityOffer)(nil),      // 17: causeway.agent.v1.IdentityOffer
-	(*Identity)(nil),           // 18: causeway.agent.v1.Identity
-	(*Trust)(nil),              // 19: causeway.agent.v1.Trust
-	(*Bundle)(nil),             // 20: causeway.agent.v1.Bundle
-	(*ControlCertificate)(nil), // 21: causeway.agent.v1.ControlCertificate
-	(*Problem)(nil),            // 22: causeway.agent.v1.Problem
-	(*GoodbyeDone)(nil),        // 23: causeway.agent.v1.GoodbyeDone
+	(*Names)(nil),              // 15: causeway.agent.v1.Names
+	(*NameRecord)(nil),         // 16: causeway.agent.v1.NameRecord
+	(*Probes)(nil),             // 17: causeway.agent.v1.Probes
+	(*Probe)(nil),              // 18: causeway.agent.v1.Probe
+	(*IdentityOffer)(nil),      // 19: causeway.agent.v1.IdentityOffer
+	(*Identity)(nil),           // 20: causeway.agent.v1.Identity
+	(*Trust)(nil),              // 21: causeway.agent.v1.Trust
+	(*Bundle)(nil),             // 22: causeway.agent.v1.Bundle
+	(*ControlCertificate)(nil), // 23: causeway.agent.v1.ControlCertificate
+	(*Problem)(nil),            // 24: causeway.agent.v1.Problem
+	(*GoodbyeDone)(nil),        // 25: causeway.agent.v1.GoodbyeDone
 }
 var file_agent_proto_depIdxs = []int32{
 	5,  // 0: causeway.agent.v1.AgentMessage.hello:type_name -> causeway.agent.v1.Hello
@@ -2069,27 +2276,29 @@ var file_agent_proto_depIdxs = []int32{
 	10, // 10: causeway.agent.v1.Hello.proxy:type_name -> causeway.agent.v1.ProxyStatus
 	8,  // 11: causeway.agent.v1.InboundStates.inbounds:type_name -> causeway.agent.v1.InboundState
 	14, // 12: causeway.agent.v1.ZoneMessage.welcome:type_name -> causeway.agent.v1.Welcome
-	17, // 13: causeway.agent.v1.ZoneMessage.offer:type_name -> causeway.agent.v1.IdentityOffer
-	18, // 14: causeway.agent.v1.ZoneMessage.identity:type_name -> causeway.agent.v1.Identity
-	19, // 15: causeway.agent.v1.ZoneMessage.trust:type_name -> causeway.agent.v1.Trust
-	21, // 16: causeway.agent.v1.ZoneMessage.control:type_name -> causeway.agent.v1.ControlCertificate
-	22, // 17: causeway.agent.v1.ZoneMessage.problem:type_name -> causeway.agent.v1.Problem
-	23, // 18: causeway.agent.v1.ZoneMessage.goodbye_done:type_name -> causeway.agent.v1.GoodbyeDone
-	15, // 19: causeway.agent.v1.ZoneMessage.probes:type_name -> causeway.agent.v1.Probes
-	16, // 20: causeway.agent.v1.Welcome.probes:type_name -> causeway.agent.v1.Probe
-	17, // 21: causeway.agent.v1.Welcome.offer:type_name -> causeway.agent.v1.IdentityOffer
-	16, // 22: causeway.agent.v1.Probes.probes:type_name -> causeway.agent.v1.Probe
-	20, // 23: causeway.agent.v1.Trust.bundles:type_name -> causeway.agent.v1.Bundle
-	0,  // 24: causeway.agent.v1.Problem.severity:type_name -> causeway.agent.v1.Problem.Severity
-	2,  // 25: causeway.agent.v1.Agent.Enroll:input_type -> causeway.agent.v1.EnrollRequest
-	4,  // 26: causeway.agent.v1.Agent.Session:input_type -> causeway.agent.v1.AgentMessage
-	3,  // 27: causeway.agent.v1.Agent.Enroll:output_type -> causeway.agent.v1.EnrollResponse
-	13, // 28: causeway.agent.v1.Agent.Session:output_type -> causeway.agent.v1.ZoneMessage
-	27, // [27:29] is the sub-list for method output_type
-	25, // [25:27] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	19, // 13: causeway.agent.v1.ZoneMessage.offer:type_name -> causeway.agent.v1.IdentityOffer
+	20, // 14: causeway.agent.v1.ZoneMessage.identity:type_name -> causeway.agent.v1.Identity
+	21, // 15: causeway.agent.v1.ZoneMessage.trust:type_name -> causeway.agent.v1.Trust
+	23, // 16: causeway.agent.v1.ZoneMessage.control:type_name -> causeway.agent.v1.ControlCertificate
+	24, // 17: causeway.agent.v1.ZoneMessage.problem:type_name -> causeway.agent.v1.Problem
+	25, // 18: causeway.agent.v1.ZoneMessage.goodbye_done:type_name -> causeway.agent.v1.GoodbyeDone
+	17, // 19: causeway.agent.v1.ZoneMessage.probes:type_name -> causeway.agent.v1.Probes
+	15, // 20: causeway.agent.v1.ZoneMessage.names:type_name -> causeway.agent.v1.Names
+	18, // 21: causeway.agent.v1.Welcome.probes:type_name -> causeway.agent.v1.Probe
+	19, // 22: causeway.agent.v1.Welcome.offer:type_name -> causeway.agent.v1.IdentityOffer
+	16, // 23: causeway.agent.v1.Names.records:type_name -> causeway.agent.v1.NameRecord
+	18, // 24: causeway.agent.v1.Probes.probes:type_name -> causeway.agent.v1.Probe
+	22, // 25: causeway.agent.v1.Trust.bundles:type_name -> causeway.agent.v1.Bundle
+	0,  // 26: causeway.agent.v1.Problem.severity:type_name -> causeway.agent.v1.Problem.Severity
+	2,  // 27: causeway.agent.v1.Agent.Enroll:input_type -> causeway.agent.v1.EnrollRequest
+	4,  // 28: causeway.agent.v1.Agent.Session:input_type -> causeway.agent.v1.AgentMessage
+	3,  // 29: causeway.agent.v1.Agent.Enroll:output_type -> causeway.agent.v1.EnrollResponse
+	13, // 30: causeway.agent.v1.Agent.Session:output_type -> causeway.agent.v1.ZoneMessage
+	29, // [29:31] is the sub-list for method output_type
+	27, // [27:29] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2115,6 +2324,7 @@ func file_agent_proto_init() {
 		(*ZoneMessage_Problem)(nil),
 		(*ZoneMessage_GoodbyeDone)(nil),
 		(*ZoneMessage_Probes)(nil),
+		(*ZoneMessage_Names)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2122,7 +2332,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

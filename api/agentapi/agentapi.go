@@ -1,5 +1,5 @@
 // Package agentapi is the protocol between a dataplane agent and its zone: generated messages and service,
-// and the features that agents announce. It does no I/O of its own.
+// the features that both announce, and names as bytes that all agents share. It does no I/O of its own.
 package agentapi
 
 //go:generate protoc --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative agent.proto
@@ -8,4 +8,5 @@ package agentapi
 const (
 	FeatureBindOutbounds = "feature-bind-outbounds" // outbounds are bound on a loopback block of the proxy's own
 	FeatureServiceProbes = "feature-service-probes" // TCP and HTTP probes of inbounds
+	FeatureNames         = "feature-names"          // names of the mesh for the agent's DNS; zones announce it, too
 )

@@ -186,7 +186,7 @@ func (c *Compiler) classOf(r *memo.Reader, k resource.Key) Class {
 	ingress := dp.HasListener(mesh.ZoneIngress)
 	selected := c.view.Selected(r, k)
 	if onlyListens(dp) {
-		return Class{Mesh: k.Mesh, Proxy: encodeSets(selected, proxySet), Ingress: ingress, Reachable: encode(mesh.ReachableBackends{})}
+		return Class{Mesh: k.Mesh, Proxy: encodeSets(selected, proxySet), Ingress: ingress, Reachable: view.EncodeReachable(&mesh.ReachableBackends{})}
 	}
 	cl := Class{
 		Mesh:        k.Mesh,
@@ -198,8 +198,8 @@ func (c *Compiler) classOf(r *memo.Reader, k resource.Key) Class {
 		Transparent: dp.Transparent(),
 		Capture:     captureOf(dp.Networking.TransparentProxying),
 	}
-	if tp := dp.Networking.TransparentProxying; tp != nil && tp.ReachableBackends != nil {
-		cl.Reachable = encode(tp.ReachableBackends)
+	if tp := dp.Networking.TransparentProxying; tp != nil {
+		cl.Reachable = view.EncodeReachable(tp.ReachableBackends)
 	}
 	return cl
 }

@@ -74,15 +74,11 @@ func (c *Compiler) effectiveFor(r *memo.Reader, cl Class, d view.Destination, ro
 }
 
 func (c *Compiler) computeOutbounds(r *memo.Reader, cl Class) []outbound {
-	var refs *mesh.ReachableBackends
-	if cl.Reachable != "" {
-		refs = &mesh.ReachableBackends{}
-		decode(cl.Reachable, refs)
-	}
+	refs := view.DecodeReachable(cl.Reachable)
 	var out []outbound
 	listed := map[view.DestinationKey]bool{}
 	for _, d := range c.view.Destinations(r, cl.Mesh) {
-		if c.reaches(r, refs, d) {
+		if c.view.Reaches(r, refs, d) {
 			out = append(out, c.outbound(r, cl, d, true))
 			listed[d.Key] = true
 		}
@@ -101,22 +97,6 @@ func (c *Compiler) computeOutbounds(r *memo.Reader, cl Class) []outbound {
 func (c *Compiler) outbound(r *memo.Reader, cl Class, d view.Destination, listed bool) outbound {
 	// What is behind an ingress or an egress is never spoken to in plaintext; until it is ready it has no endpoints.
 	return outbound{d, listed, cl.Identity && (d.Type == mesh.TypeMeshExternalService || c.view.Elsewhere(r, d.Key.Service) || c.view.TLSReady(r, d.Key.Service))}
-}
-
-func (c *Compiler) reaches(r *memo.Reader, refs *mesh.ReachableBackends, d view.Destination) bool {
-	if refs == nil {
-		return true
-	}
-	t, ok := c.view.Target(r, d.Key)
-	return ok && slices.ContainsFunc(refs.Refs, func(ref mesh.ReachableRef) bool {
-		switch {
-		case ref.Kind != d.Type || ref.Port != 0 && ref.Port != d.Port:
-			return false
-		case ref.Name != "" && (ref.Name != d.KRI.Name || ref.Namespace != "" && ref.Namespace != d.KRI.Namespace):
-			return false
-		}
-		return resource.Selector(ref.Labels).Matches(t.Labels)
-	})
 }
 
 // backends lists the destinations that the routes of a destination send to.

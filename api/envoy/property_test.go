@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -56,6 +57,7 @@ type world struct {
 	view     *view.View
 	compiler *envoy.Compiler
 	roots    map[resource.Key]*memo.Root[envoy.ProxyConfig]
+	names    map[resource.Key]*memo.Root[*view.Names]
 	now      map[resource.Key]resource.Resource
 	facts    map[resource.Key]view.Facts
 	statuses map[resource.Key]view.Status
@@ -74,7 +76,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	v.Configure(settings)
 	return &world{
 		t: t, rnd: rand.New(rand.NewPCG(seed, 1)), kinds: kinds, view: v, compiler: envoy.NewCompiler(v),
-		roots: map[resource.Key]*memo.Root[envoy.ProxyConfig]{}, now: map[resource.Key]resource.Resource{},
+		roots: map[resource.Key]*memo.Root[envoy.ProxyConfig]{}, names: map[resource.Key]*memo.Root[*view.Names]{}, now: map[resource.Key]resource.Resource{},
 		facts: map[resource.Key]view.Facts{}, statuses: map[resource.Key]view.Status{},
 		remotes: map[resource.Key]view.Remote{}, gateways: map[resource.Key]view.Gateway{}, unusable: map[resource.Key]string{},
 	}
@@ -463,6 +465,9 @@ func (w *world) derive() string {
 	}
 	st := view.Status{VIPs: []string{fmt.Sprintf("241.0.%d.%d", w.rnd.IntN(3), w.rnd.IntN(200)+1)}, TLSReady: w.rnd.IntN(3) > 0}
 	st.Unavailable = w.rnd.IntN(4) == 0
+	if w.rnd.IntN(2) == 0 {
+		st.Hostnames = []string{k.Name + w.pick(".svc.mesh.local", ".Svc.East.mesh.local")}
+	}
 	if w.rnd.IntN(3) == 0 {
 		st.Identities = []string{"spiffe://default.east.mesh.local/workload/" + w.pick(services...)}
 	}
@@ -478,10 +483,12 @@ func (w *world) connect() string {
 	}
 	if r := w.roots[k]; r != nil && w.rnd.IntN(3) == 0 {
 		r.Close()
+		w.names[k].Close()
 		delete(w.roots, k)
+		delete(w.names, k)
 		return "disconnect " + k.String()
 	} else if r == nil {
-		w.roots[k] = w.compiler.Proxy(k)
+		w.roots[k], w.names[k] = w.compiler.Proxy(k), w.view.NamesOf(k)
 	}
 	return "connect " + k.String()
 }
@@ -524,6 +531,9 @@ func (w *world) compare(when string) {
 			}
 		}
 		w.complete(when, k, got)
+		if got, want := w.names[k].Value(), v.NamesOf(k).Value(); !reflect.DeepEqual(got, want) {
+			w.t.Fatalf("%s: %s: names %v, from scratch %v", when, k, got, want)
+		}
 	}
 }
 

@@ -37,11 +37,14 @@ type Status struct {
 	Identities []string // sorted SPIFFE IDs
 	// Unavailable says that no endpoint of the service is ready.
 	Unavailable bool
+	// Hostnames are what workloads call it.
+	Hostnames []string
 }
 
 // Equal compares statuses.
 func (s Status) Equal(o Status) bool {
-	return s.TLSReady == o.TLSReady && s.Unavailable == o.Unavailable && slices.Equal(s.VIPs, o.VIPs) && slices.Equal(s.Identities, o.Identities)
+	return s.TLSReady == o.TLSReady && s.Unavailable == o.Unavailable && slices.Equal(s.VIPs, o.VIPs) &&
+		slices.Equal(s.Identities, o.Identities) && slices.Equal(s.Hostnames, o.Hostnames)
 }
 
 // A View has one owner, as its graph has.
@@ -57,8 +60,9 @@ type View struct {
 	members   *memo.Input[listKey, *members]
 	postings  map[listKey]*members
 	facts     *memo.Input[resource.Key, Facts]
-	statuses  *memo.Input[resource.Key, Status] // without Unavailable, which changes more often than the rest
-	idle      *memo.Input[resource.Key, bool]   // the services that are unavailable
+	statuses  *memo.Input[resource.Key, Status]   // without what other questions ask for than the rest
+	idle      *memo.Input[resource.Key, bool]     // the services that are unavailable, which changes often
+	hostnames *memo.Input[resource.Key, []string] // no matter of Envoy
 	remotes   *memo.Input[resource.Key, Remote]
 	gateways  *memo.Input[resource.Key, Gateway]
 
@@ -83,6 +87,10 @@ type View struct {
 	egresses       *memo.Func[string, []egress]
 	egressInbound  *memo.Func[egressInboundKey, []Client]
 	egressUpstream *memo.Func[egressUpstreamKey, policy.Effective]
+
+	names        *memo.Func[namesKey, *Names]
+	serviceNames *memo.Func[resource.Key, []Name]
+	namesOf      *memo.Func[resource.Key, *Names]
 }
 
 type typeKey struct{ Type, Mesh string }
@@ -103,6 +111,7 @@ func New(zone string, kinds *resource.Kinds, policies []policy.Policy) *View {
 		facts:     memo.NewInput[resource.Key](g, Facts.Equal),
 		statuses:  memo.NewInput[resource.Key](g, Status.Equal),
 		idle:      memo.NewInput[resource.Key](g, func(a, b bool) bool { return a == b }),
+		hostnames: memo.NewInput[resource.Key](g, slices.Equal[[]string]),
 		remotes:   memo.NewInput[resource.Key](g, Remote.Equal),
 		gateways:  memo.NewInput[resource.Key](g, func(a, b Gateway) bool { return a == b }),
 	}
@@ -113,6 +122,7 @@ func New(zone string, kinds *resource.Kinds, policies []policy.Policy) *View {
 	v.defineIdentities()
 	v.defineEgresses()
 	v.definePolicies()
+	v.defineNames()
 	return v
 }
 
@@ -190,7 +200,12 @@ func (v *View) SetStatus(k resource.Key, s Status) {
 	} else {
 		v.idle.Delete(k)
 	}
-	s.Unavailable = false
+	if len(s.Hostnames) > 0 {
+		v.hostnames.Set(k, s.Hostnames)
+	} else {
+		v.hostnames.Delete(k)
+	}
+	s.Unavailable, s.Hostnames = false, nil
 	if s.Equal(Status{}) {
 		v.statuses.Delete(k)
 		return
@@ -239,7 +254,7 @@ func (v *View) FactsOf(r *memo.Reader, k resource.Key) Facts {
 	return f
 }
 
-// StatusOf reads what is derived for a destination, apart from whether it is available.
+// StatusOf reads what is derived for a destination, apart from whether it is available and what it is called.
 func (v *View) StatusOf(r *memo.Reader, k resource.Key) Status {
 	s, _ := v.statuses.Get(r, k)
 	return s
@@ -307,6 +322,11 @@ func (v *View) Statuses() map[resource.Key]Status {
 	for k := range v.idle.All() {
 		s := out[k]
 		s.Unavailable = true
+		out[k] = s
+	}
+	for k, hosts := range v.hostnames.All() {
+		s := out[k]
+		s.Hostnames = hosts
 		out[k] = s
 	}
 	return out

@@ -44,6 +44,8 @@ type Config struct {
 	Addresses []string
 	// Announced blocks until those who send to a draining dataplane were told; nil means that nobody can be asked.
 	Announced func(ctx context.Context, dataplane resource.Key) error
+	// Names follows what the workload of a dataplane may look up; nil when this zone answers no names.
+	Names func(ctx context.Context, dataplane resource.Key) (NamesFeed, error)
 	// Peers are the other instances on the same store, with which facts are shared through it; nil when there can be none.
 	Peers Peers
 	// Writer says whether this instance writes for the zone, and under which lease; nil when it is the only one.
@@ -73,6 +75,15 @@ type Config struct {
 type Observer interface {
 	Observe(ctx context.Context, obs ...store.Observation) error
 	Observations(ctx context.Context, prefix string) ([]store.Observation, error)
+}
+
+// A NamesFeed follows the names of one workload.
+type NamesFeed interface {
+	// Names is the newest set, nil while there is none.
+	Names() *agentapi.NameSet
+	// Changed receives when there may be a newer set.
+	Changed() <-chan struct{}
+	Close()
 }
 
 // A Service is the zone's side of all agents. Run has to run while it serves.

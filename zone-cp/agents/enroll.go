@@ -182,7 +182,7 @@ func (s *Service) wanted(snapshot *catalog.Snapshot, in *agentapi.EnrollRequest,
 	if !ok {
 		return resource.Resource{}, nil, refuse(codes.NotFound, "%s does not exist; create it first, or give the agent the whole Dataplane", key)
 	}
-	r, err := withBlock(s.cfg.Catalog.Kinds(), r, in.GetOutboundBlock())
+	r, err := withHost(s.cfg.Catalog.Kinds(), r, in)
 	return r, nil, err
 }
 
@@ -215,7 +215,7 @@ func (s *Service) brought(in *agentapi.EnrollRequest, inMesh string) (resource.R
 	if block := in.GetOutboundBlock(); own != "" && block != "" && own != block {
 		return r, nil, refuse(codes.InvalidArgument, "networking.outboundBlock: is %s, but the agent bound %s", own, resource.Quote(block))
 	}
-	r, err = withBlock(s.cfg.Catalog.Kinds(), r, in.GetOutboundBlock())
+	r, err = withHost(s.cfg.Catalog.Kinds(), r, in)
 	if err != nil {
 		return r, nil, err
 	}
@@ -256,34 +256,50 @@ func (s *Service) labels(m resource.Meta) map[string]string {
 	return out
 }
 
-// withBlock records where the agent binds outbounds.
-func withBlock(kinds *resource.Kinds, r resource.Resource, block string) (resource.Resource, error) {
+// withHost records what the agent knows of its host: where it binds outbounds, and that there is no IPv6 for redirected connections.
+func withHost(kinds *resource.Kinds, r resource.Resource, in *agentapi.EnrollRequest) (resource.Resource, error) {
 	spec, ok := r.Spec.(*mesh.Dataplane)
-	if block == "" || !ok || spec.Networking.OutboundBlock == block || spec.Transparent() {
+	if !ok {
 		return r, nil
 	}
-	var fields map[string]json.RawMessage
-	var networking map[string]json.RawMessage
-	if err := json.Unmarshal(r.Raw, &fields); err != nil {
-		return r, fmt.Errorf("record the outbound block: %w", err)
+	block, tp := in.GetOutboundBlock(), spec.Networking.TransparentProxying
+	switch {
+	case tp == nil && block != "" && spec.Networking.OutboundBlock != block:
+		return withField(kinds, r, block, "networking", "outboundBlock")
+	case tp == nil || !in.GetWithoutIpv6() || tp.IPFamilyMode == "IPv4":
+		return r, nil
+	case tp.IPFamilyMode == "IPv6":
+		return r, refuse(codes.InvalidArgument, "networking.transparentProxying.ipFamilyMode: is IPv6, which the host of the agent does not have; use IPv4")
 	}
-	if err := json.Unmarshal(fields["networking"], &networking); err != nil || networking == nil {
-		return r, refuse(codes.InvalidArgument, "networking: must be set")
-	}
-	quoted, err := json.Marshal(block)
+	return withField(kinds, r, "IPv4", "networking", "transparentProxying", "ipFamilyMode")
+}
+
+// withField sets one field of a resource and leaves the rest as it was written.
+func withField(kinds *resource.Kinds, r resource.Resource, value string, path ...string) (resource.Resource, error) {
+	raw, err := setField(r.Raw, value, path)
 	if err != nil {
-		return r, fmt.Errorf("record the outbound block: %w", err)
+		return r, fmt.Errorf("record %s: %w", strings.Join(path, "."), err)
 	}
-	networking["outboundBlock"] = quoted
-	if fields["networking"], err = json.Marshal(networking); err != nil {
-		return r, fmt.Errorf("record the outbound block: %w", err)
-	}
-	if r.Raw, err = json.Marshal(fields); err != nil {
-		return r, fmt.Errorf("record the outbound block: %w", err)
-	}
+	r.Raw = raw
 	kind, _ := kinds.ByName(r.Type)
 	r.Spec, err = kind.DecodeSpec(r.Raw)
 	return r, err
+}
+
+func setField(raw json.RawMessage, value string, path []string) (json.RawMessage, error) {
+	if len(path) == 0 {
+		return json.Marshal(value)
+	}
+	fields := map[string]json.RawMessage{}
+	if err := json.Unmarshal(raw, &fields); err != nil {
+		return nil, err
+	}
+	inner, err := setField(fields[path[0]], value, path[1:])
+	if err != nil {
+		return nil, err
+	}
+	fields[path[0]] = inner
+	return json.Marshal(fields)
 }
 
 // allowed checks the grant against the Dataplane as it would be and, so that no token takes over another's, as it is.

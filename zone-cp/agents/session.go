@@ -48,6 +48,7 @@ type session struct {
 	problem  string
 	trust    *identity.Trust
 	probes   []*agentapi.Probe
+	names    *agentapi.NameSet // what the agent was sent in this session
 	goodbyes int
 }
 
@@ -279,6 +280,12 @@ func (ss *session) serve(stream agentapi.Agent_SessionServer, in <-chan received
 	if err := send(ss.welcome()); err != nil {
 		return err
 	}
+	var newNames <-chan struct{}
+	feed := ss.openNames()
+	if feed != nil {
+		defer feed.Close()
+		newNames = feed.Changed()
+	}
 	for {
 		var out []*agentapi.ZoneMessage
 		select {
@@ -292,6 +299,8 @@ func (ss *session) serve(stream agentapi.Agent_SessionServer, in <-chan received
 				return err
 			}
 			out = ss.news()
+		case <-newNames:
+			out = ss.refreshNames(feed.Names())
 		case unconfirmed := <-ss.told:
 			out = []*agentapi.ZoneMessage{{Message: &agentapi.ZoneMessage_GoodbyeDone{
 				GoodbyeDone: &agentapi.GoodbyeDone{Unconfirmed: unconfirmed},
@@ -364,6 +373,7 @@ func (ss *session) welcome() []*agentapi.ZoneMessage {
 	out := []*agentapi.ZoneMessage{{Message: &agentapi.ZoneMessage_Welcome{Welcome: &agentapi.Welcome{
 		Zone: ss.s.cfg.Zone, Instance: ss.s.cfg.Instance, Mesh: ss.key.Mesh, Name: ss.key.Name,
 		Probes: ss.probes, Offer: ss.offer, Addresses: ss.s.cfg.Addresses, ClockMs: ss.s.cfg.Now().UnixMilli(),
+		Features: ss.s.features(),
 	}}}}
 	if w := clockWarning(ss.hello.GetClockMs(), ss.s.cfg.Now()); w != "" {
 		out = append(out, problem(agentapi.Problem_WARNING, w))
@@ -390,6 +400,40 @@ func (ss *session) news() []*agentapi.ZoneMessage {
 		out = append(out, &agentapi.ZoneMessage{Message: &agentapi.ZoneMessage_Offer{Offer: ss.offer}})
 	}
 	return out
+}
+
+// features are what this zone does beyond the first version of the protocol.
+func (s *Service) features() []string {
+	if s.cfg.Names == nil {
+		return nil
+	}
+	return []string{agentapi.FeatureNames}
+}
+
+// openNames follows the names for an agent that answers them; nil for another.
+func (ss *session) openNames() NamesFeed {
+	if ss.s.cfg.Names == nil || !slices.Contains(ss.hello.GetFeatures(), agentapi.FeatureNames) {
+		return nil
+	}
+	feed, err := ss.s.cfg.Names(ss.ctx, ss.key)
+	if err != nil {
+		ss.log.Warn("the agent gets no names; it keeps those it has", "err", err)
+		return nil
+	}
+	return feed
+}
+
+// refreshNames sends what differs from what the agent has. Of an earlier session it may have the very same.
+func (ss *session) refreshNames(now *agentapi.NameSet) []*agentapi.ZoneMessage {
+	old := ss.names
+	if now == nil || now == old {
+		return nil
+	}
+	ss.names = now
+	if old == nil && ss.hello.GetNamesVersion() == now.Version() {
+		return nil
+	}
+	return now.Since(old)
 }
 
 func problem(severity agentapi.Problem_Severity, text string) *agentapi.ZoneMessage {

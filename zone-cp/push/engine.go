@@ -55,6 +55,8 @@ type Config struct {
 	HealthResponder string
 	// AllowLocalAddresses lets ingresses of other zones have loopback and link-local addresses, as in a demo on one host.
 	AllowLocalAddresses bool
+	// MeshDomains are the domains in which there is nothing but names of the mesh.
+	MeshDomains []string
 	// Expected says of a dataplane that has just appeared that facts about it will follow: until then it gets no traffic. Nil: never.
 	Expected func(resource.Meta) bool
 	Kinds    *resource.Kinds
@@ -246,6 +248,7 @@ func (e *Engine) compute(s *state, change func()) {
 	s.sequence++
 	s.view.Graph.Settle()
 	s.publish()
+	s.names.publish()
 	e.progress.Store(&Progress{Sequence: s.sequence, Position: s.position})
 	e.ring()
 	e.metrics.computed(time.Since(start), s.view.Graph.Recomputed())
@@ -278,6 +281,7 @@ type state struct {
 	gateways map[resource.Key]view.Gateway
 	statuses map[catalog.DerivedKey]view.Status
 	drained  map[resource.Key]uint64 // the sequence at which a dataplane was seen draining
+	names    names
 }
 
 // A proxy is a dataplane that at least one session asks for.
@@ -293,14 +297,14 @@ func newState(cfg Config) *state {
 	return &state{
 		cfg: cfg, view: v, compiler: envoy.NewCompiler(v),
 		proxies: map[resource.Key]*proxy{}, facts: map[resource.Key]view.Facts{}, statuses: map[catalog.DerivedKey]view.Status{},
-		drained: map[resource.Key]uint64{},
+		drained: map[resource.Key]uint64{}, names: newNames(),
 		remotes: map[resource.Key]view.Remote{}, gateways: map[resource.Key]view.Gateway{},
 	}
 }
 
 func newView(cfg Config) *view.View {
 	v := view.New(cfg.Zone, cfg.Kinds, cfg.Policies)
-	v.Configure(view.Settings{LocalAddresses: cfg.AllowLocalAddresses, HealthResponder: cfg.HealthResponder})
+	v.Configure(view.Settings{LocalAddresses: cfg.AllowLocalAddresses, HealthResponder: cfg.HealthResponder, MeshDomains: cfg.MeshDomains})
 	return v
 }
 
@@ -402,6 +406,7 @@ func (s *state) setStatus(k catalog.DerivedKey, data []byte) {
 		TLS        mesh.TLSStatus         `json:"tls"`
 		Identities []mesh.ServiceIdentity `json:"identities"`
 		State      mesh.ServiceState      `json:"state"`
+		Addresses  []mesh.Address         `json:"addresses"`
 	}
 	if len(data) > 0 {
 		if err := json.Unmarshal(data, &st); err != nil {
@@ -418,6 +423,9 @@ func (s *state) setStatus(k catalog.DerivedKey, data []byte) {
 	}
 	for _, id := range st.Identities {
 		out.Identities = append(out.Identities, id.Value)
+	}
+	for _, a := range st.Addresses {
+		out.Hostnames = append(out.Hostnames, a.Hostname)
 	}
 	s.statuses[k] = out
 	s.view.SetStatus(resource.Key{Type: typ, Mesh: k.Mesh, Name: k.Name}, out)

@@ -5,6 +5,8 @@ package zonecp
 import (
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/validation"
+
 	"github.com/causeway-mesh/causeway/api/hosting"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/store/backend"
@@ -28,6 +30,8 @@ type Config struct {
 	Takeover time.Duration `json:"takeover" doc:"after how long without a sign of life another instance of this zone on the same database is given up and its work done"`
 	Global   GlobalConfig  `json:"global"`
 	Probes   ProbesConfig  `json:"probes"`
+	// MeshDomains lets agents say at once that a name does not exist.
+	MeshDomains []string `json:"meshDomains" doc:"domains in which there is nothing but names of the mesh: agents answer for all of them and ask no other server"`
 	// AllowLocalAddresses is for demos and tests.
 	AllowLocalAddresses bool `json:"allowLocalAddresses" doc:"use ingresses of other zones at loopback and link-local addresses, which only a demo on one machine has"`
 }
@@ -66,6 +70,7 @@ func Default() Config {
 		Takeover:    10 * time.Second,
 		Global:      GlobalConfig{BeatEvery: 5 * time.Second},
 		Probes:      ProbesConfig{Address: "127.0.0.1:5686"},
+		MeshDomains: []string{"mesh.local"},
 	}
 }
 
@@ -88,6 +93,11 @@ func (c Config) Validate() resource.Problems {
 		ps.Add("global.beatEvery", "must be at least 100ms")
 	}
 	hosting.CheckAddress(&ps, "probes.address", c.Probes.Address)
+	for i, d := range c.MeshDomains {
+		if len(validation.IsDNS1123Subdomain(d)) > 0 {
+			ps.Add(resource.Path("meshDomains").Index(i), "%s is no domain in lower case, such as mesh.local", resource.Quote(d))
+		}
+	}
 	if c.Probes.Advertised != "" {
 		hosting.CheckAddress(&ps, "probes.advertised", c.Probes.Advertised)
 	}

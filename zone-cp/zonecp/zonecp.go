@@ -205,7 +205,10 @@ func (z *Zone) assemble(ctx context.Context) error {
 		Tokens:       token.NewValidator(token.SecretsFunc(func() token.Secrets { return z.catalog.Snapshot() }), nil),
 		Observations: z.store, Zone: z.cfg.Zone, Instance: z.instance, Addresses: advertised,
 		Announced: func(ctx context.Context, dp resource.Key) error { return z.engine.Told(ctx, dp) },
-		Log:       z.log, Registerer: z.registry,
+		Names: func(ctx context.Context, dp resource.Key) (agents.NamesFeed, error) {
+			return z.engine.OpenNames(ctx, dp)
+		},
+		Log: z.log, Registerer: z.registry,
 		Peers: z.peers(), Writer: z.writer,
 		Grace: z.cfg.Agents.Grace, DeregisterAfter: z.cfg.Agents.DeregisterAfter, ForgetAfter: z.cfg.Agents.ForgetAfter,
 	})
@@ -216,7 +219,7 @@ func (z *Zone) assemble(ctx context.Context) error {
 	z.shown.registry = z.agents.Registry()
 	engine := push.Config{
 		Zone: z.cfg.Zone, Catalog: z.catalog, Facts: observed{z.agents.Registry().Subscribe(), z.streams}, Expected: byAgent,
-		HealthResponder: z.healthResponder(), AllowLocalAddresses: z.cfg.AllowLocalAddresses,
+		HealthResponder: z.healthResponder(), AllowLocalAddresses: z.cfg.AllowLocalAddresses, MeshDomains: z.cfg.MeshDomains,
 		Kinds: z.catalog.Kinds(), Policies: policies.All, Log: z.log, Registerer: z.registry,
 	}
 	if z.federated() {
