@@ -131,7 +131,7 @@ type BackendRef struct {
 
 // Gateway marks a proxy beside a gateway that takes its traffic itself.
 type Gateway struct {
-	// Type of the gateway; only DELEGATED exists. Default DELEGATED.
+	// Type is DELEGATED; there is no other. Default DELEGATED.
 	Type string `json:"type,omitempty"`
 	// Tags of the gateway. When any is given, kuma.io/service is required.
 	Tags map[string]string `json:"tags,omitempty"`
@@ -156,6 +156,7 @@ type TransparentProxying struct {
 
 // ReachableBackends lists the destinations a workload can reach.
 type ReachableBackends struct {
+	// Refs are the destinations.
 	Refs []ReachableRef `json:"refs,omitempty"`
 }
 

@@ -13,8 +13,9 @@ func ControlPlaneID(trustDomain string) string {
 
 // ZoneReachability is what the control plane of one zone finds when it asks that of another zone through one of its ingresses.
 type ZoneReachability struct {
-	// Zone and Mesh that the ingress belongs to.
+	// Zone that the ingress belongs to.
 	Zone string `json:"zone"`
+	// Mesh that the ingress belongs to.
 	Mesh string `json:"mesh"`
 	// Name of the MeshZoneAddress, as it is stored in the zone that asks.
 	Name string `json:"name"`

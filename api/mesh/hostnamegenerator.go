@@ -15,8 +15,11 @@ type HostnameGenerator struct {
 
 // HostnameSelector selects services of one kind by labels.
 type HostnameSelector struct {
-	MeshService          *LabelSelector `json:"meshService,omitempty"`
-	MeshExternalService  *LabelSelector `json:"meshExternalService,omitempty"`
+	// MeshService selects services of one zone. An empty selector selects all.
+	MeshService *LabelSelector `json:"meshService,omitempty"`
+	// MeshExternalService selects services outside the mesh. An empty selector selects all.
+	MeshExternalService *LabelSelector `json:"meshExternalService,omitempty"`
+	// MeshMultiZoneService selects services of several zones. An empty selector selects all.
 	MeshMultiZoneService *LabelSelector `json:"meshMultiZoneService,omitempty"`
 }
 

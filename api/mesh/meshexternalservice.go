@@ -97,7 +97,7 @@ const (
 type SANMatch struct {
 	// Type is Exact or Prefix. Default Exact.
 	Type string `json:"type,omitempty"`
-	// Value of the name.
+	// Value of the name. Required.
 	Value string `json:"value"`
 }
 
@@ -111,13 +111,16 @@ func (v *ExternalVerification) ModeOrSecured() VerificationMode {
 
 // MeshExternalServiceStatus is what the control plane computes for an external service.
 type MeshExternalServiceStatus struct {
-	VIP                VIP                       `json:"vip,omitzero"`
-	Addresses          []Address                 `json:"addresses,omitempty"`
+	// VIP is the virtual address of the service.
+	VIP VIP `json:"vip,omitzero"`
+	// Addresses are the hostnames under which the service is found.
+	Addresses []Address `json:"addresses,omitempty"`
+	// HostnameGenerators say what each generator did for the service.
 	HostnameGenerators []HostnameGeneratorStatus `json:"hostnameGenerators,omitempty"`
 }
 
 var meshExternalServiceKind = resource.Kind{
 	Name: TypeMeshExternalService, Path: "meshexternalservices", Short: "extsvc", Singular: "Mesh External Service", Plural: "Mesh External Services",
 	Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone, Names: resource.RFC1035Label, Destination: true,
-	New: func() any { return new(MeshExternalService) }, Validate: validateMeshExternalService, Warn: warnMeshExternalService, Requires: requires,
+	New: func() any { return new(MeshExternalService) }, NewStatus: func() any { return new(MeshExternalServiceStatus) }, Validate: validateMeshExternalService, Warn: warnMeshExternalService, Requires: requires,
 }

@@ -116,6 +116,7 @@ func (m *MeshIdentity) Selects(labels map[string]string) bool {
 
 // MeshIdentityStatus is what the control plane reports about an identity.
 type MeshIdentityStatus struct {
+	// Conditions are aspects of its state.
 	Conditions []Condition `json:"conditions,omitempty"`
 }
 
@@ -131,5 +132,5 @@ const (
 var meshIdentityKind = resource.Kind{
 	Name: TypeMeshIdentity, Path: "meshidentities", Short: "mid", Singular: "Mesh Identity", Plural: "Mesh Identities",
 	Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone,
-	New: func() any { return new(MeshIdentity) }, Validate: validateMeshIdentity, Warn: warnMeshIdentity, Requires: requires,
+	New: func() any { return new(MeshIdentity) }, NewStatus: func() any { return new(MeshIdentityStatus) }, Validate: validateMeshIdentity, Warn: warnMeshIdentity, Requires: requires,
 }

@@ -6,7 +6,7 @@ import "github.com/causeway-mesh/causeway/api/resource"
 type MeshMultiZoneService struct {
 	// Selector says which MeshServices are joined.
 	Selector MeshServiceSelector `json:"selector"`
-	// Ports of the service; at least one.
+	// Ports of the service; at least one. Required.
 	Ports []MultiZonePort `json:"ports"`
 }
 
@@ -47,19 +47,28 @@ func (m *MeshMultiZoneService) Selects(service resource.Meta) bool {
 
 // MeshMultiZoneServiceStatus is what the control plane computes for a multi-zone service.
 type MeshMultiZoneServiceStatus struct {
-	Addresses          []Address                 `json:"addresses,omitempty"`
-	VIPs               []VIP                     `json:"vips,omitempty"`
-	MeshServices       []MatchedMeshService      `json:"meshServices,omitempty"`
+	// Addresses are the hostnames under which the service is found.
+	Addresses []Address `json:"addresses,omitempty"`
+	// VIPs are the virtual addresses of the service.
+	VIPs []VIP `json:"vips,omitempty"`
+	// MeshServices are its members.
+	MeshServices []MatchedMeshService `json:"meshServices,omitempty"`
+	// HostnameGenerators say what each generator did for the service.
 	HostnameGenerators []HostnameGeneratorStatus `json:"hostnameGenerators,omitempty"`
-	Conditions         []Condition               `json:"conditions,omitempty"`
+	// Conditions are aspects of its state.
+	Conditions []Condition `json:"conditions,omitempty"`
 }
 
 // MatchedMeshService is a member of a multi-zone service.
 type MatchedMeshService struct {
-	Name      string `json:"name"`
+	// Name of the MeshService.
+	Name string `json:"name"`
+	// Namespace of the MeshService on Kubernetes.
 	Namespace string `json:"namespace"`
-	Zone      string `json:"zone"`
-	Mesh      string `json:"mesh"`
+	// Zone of the MeshService.
+	Zone string `json:"zone"`
+	// Mesh of the MeshService.
+	Mesh string `json:"mesh"`
 }
 
 // Whether a multi-zone service has members.
@@ -72,5 +81,5 @@ const (
 var meshMultiZoneServiceKind = resource.Kind{
 	Name: TypeMeshMultiZoneService, Path: "meshmultizoneservices", Short: "mzsvc", Singular: "Mesh Multi-Zone Service", Plural: "Mesh Multi-Zone Services",
 	Scope: resource.ScopeMesh, Flow: resource.FromGlobal, Names: resource.RFC1035Label, Destination: true,
-	New: func() any { return new(MeshMultiZoneService) }, Validate: validateMeshMultiZoneService, Warn: warnMeshMultiZoneService, Requires: requires,
+	New: func() any { return new(MeshMultiZoneService) }, NewStatus: func() any { return new(MeshMultiZoneServiceStatus) }, Validate: validateMeshMultiZoneService, Warn: warnMeshMultiZoneService, Requires: requires,
 }

@@ -30,6 +30,7 @@ type DataplaneSelector struct {
 
 // DataplaneRef names a proxy.
 type DataplaneRef struct {
+	// Name of the Dataplane. Required.
 	Name string `json:"name"`
 }
 
@@ -95,12 +96,18 @@ const IdentitySpiffeID = "SpiffeID"
 
 // MeshServiceStatus is what the control plane computes for a service.
 type MeshServiceStatus struct {
-	Addresses          []Address                 `json:"addresses,omitempty"`
-	VIPs               []VIP                     `json:"vips,omitempty"`
-	TLS                TLSStatus                 `json:"tls,omitzero"`
+	// Addresses are the hostnames under which the service is found.
+	Addresses []Address `json:"addresses,omitempty"`
+	// VIPs are the virtual addresses of the service.
+	VIPs []VIP `json:"vips,omitempty"`
+	// TLS says whether clients use mesh TLS.
+	TLS TLSStatus `json:"tls,omitzero"`
+	// HostnameGenerators say what each generator did for the service.
 	HostnameGenerators []HostnameGeneratorStatus `json:"hostnameGenerators,omitempty"`
-	DataplaneProxies   DataplaneProxies          `json:"dataplaneProxies,omitzero"`
-	Conditions         []Condition               `json:"conditions,omitempty"`
+	// DataplaneProxies counts the proxies of the service.
+	DataplaneProxies DataplaneProxies `json:"dataplaneProxies,omitzero"`
+	// Conditions are aspects of its state.
+	Conditions []Condition `json:"conditions,omitempty"`
 	// UnusedSince is when a generated service lost its last dataplane; it is removed some time after.
 	UnusedSince time.Time `json:"unusedSince,omitzero"`
 	// State is Available while at least one inbound of the service is ready. Shown in the spec by the API.
@@ -112,5 +119,5 @@ type MeshServiceStatus struct {
 var meshServiceKind = resource.Kind{
 	Name: TypeMeshService, Path: "meshservices", Short: "msvc", Singular: "Mesh Service", Plural: "Mesh Services",
 	Scope: resource.ScopeMesh, Flow: resource.FromZone | resource.AcrossZones, Names: resource.RFC1035Label, Destination: true,
-	New: func() any { return new(MeshService) }, Validate: validateMeshService, Warn: warnMeshService, Requires: requires,
+	New: func() any { return new(MeshService) }, NewStatus: func() any { return new(MeshServiceStatus) }, Validate: validateMeshService, Warn: warnMeshService, Requires: requires,
 }

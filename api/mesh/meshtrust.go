@@ -6,7 +6,7 @@ import "github.com/causeway-mesh/causeway/api/resource"
 type MeshTrust struct {
 	// TrustDomain of the identities, at most 253 characters. Required.
 	TrustDomain string `json:"trustDomain"`
-	// CABundles are the authorities; at least one.
+	// CABundles are the authorities; at least one. Required.
 	CABundles []CABundle `json:"caBundles"`
 }
 
@@ -23,7 +23,7 @@ const CABundlePEM = "Pem"
 
 // PEMBundle holds certificates.
 type PEMBundle struct {
-	// Value is one or more certificates in PEM.
+	// Value is one or more certificates in PEM. Required.
 	Value string `json:"value"`
 }
 
@@ -35,11 +35,12 @@ type MeshTrustStatus struct {
 
 // TrustOrigin names the MeshIdentity that a trust was made for.
 type TrustOrigin struct {
+	// KRI of the MeshIdentity.
 	KRI string `json:"kri"`
 }
 
 var meshTrustKind = resource.Kind{
 	Name: TypeMeshTrust, Path: "meshtrusts", Short: "mtrust", Singular: "Mesh Trust", Plural: "Mesh Trusts",
 	Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone | resource.AcrossZones, // zones learn of each other's authorities through global alone
-	New: func() any { return new(MeshTrust) }, Validate: validateMeshTrust, Requires: requires,
+	New: func() any { return new(MeshTrust) }, NewStatus: func() any { return new(MeshTrustStatus) }, Validate: validateMeshTrust, Requires: requires,
 }

@@ -38,6 +38,7 @@ type OTelEnv struct {
 
 // MeshOpenTelemetryBackendStatus is what the control plane reports about a collector.
 type MeshOpenTelemetryBackendStatus struct {
+	// Conditions are aspects of its state.
 	Conditions []Condition `json:"conditions,omitempty"`
 }
 
@@ -45,7 +46,7 @@ var openTelemetryBackendKind = resource.Kind{
 	Name: TypeMeshOTelBackend, Path: "meshopentelemetrybackends", Short: "motb",
 	Singular: "Mesh OpenTelemetry Backend", Plural: "Mesh OpenTelemetry Backends",
 	Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone,
-	New: func() any { return new(MeshOpenTelemetryBackend) }, Validate: validateMeshOpenTelemetryBackend, Requires: requires,
+	New: func() any { return new(MeshOpenTelemetryBackend) }, NewStatus: func() any { return new(MeshOpenTelemetryBackendStatus) }, Validate: validateMeshOpenTelemetryBackend, Requires: requires,
 }
 
 func validateMeshOpenTelemetryBackend(r resource.Resource) resource.Problems {

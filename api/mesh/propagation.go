@@ -2,8 +2,9 @@ package mesh
 
 // Propagation is how far a revision of global's store has come in the zones.
 type Propagation struct {
-	// Revision that was asked for, and the position of global's store now.
+	// Revision that was asked for.
 	Revision uint64 `json:"revision"`
+	// Position of global's store now.
 	Position string `json:"position"`
 	// Zones that the revision has to reach, by name.
 	Zones []ZonePropagation `json:"zones"`
@@ -39,15 +40,21 @@ func (s PropagationState) rank() int {
 
 // ZonePropagation is how far a revision has come in one zone.
 type ZonePropagation struct {
-	Zone   string           `json:"zone"`
-	State  PropagationState `json:"state"`
-	Online bool             `json:"online"`
-	// Revisions up to which the zone has received, computed and acknowledged everything.
-	Received     uint64 `json:"received"`
-	Computed     uint64 `json:"computed"`
+	// Zone by name.
+	Zone string `json:"zone"`
+	// State is how far the revision has come there.
+	State PropagationState `json:"state"`
+	// Online says that the zone is connected.
+	Online bool `json:"online"`
+	// Received is the revision up to which all is durable in the zone.
+	Received uint64 `json:"received"`
+	// Computed is the revision up to which all is part of the tables of proxies.
+	Computed uint64 `json:"computed"`
+	// Acknowledged is the revision up to which all is acknowledged by proxies.
 	Acknowledged uint64 `json:"acknowledged"`
 	// Lag is how many revisions the zone has not received yet.
-	Lag     uint64      `json:"lag"`
+	Lag uint64 `json:"lag"`
+	// Proxies says how the connected proxies stand.
 	Proxies ProxyCounts `json:"proxies"`
 	// Exceptions are pieces of configuration that proxies do not get, and objects that the zone has set aside.
 	Exceptions []PropagationException `json:"exceptions,omitempty"`
@@ -57,18 +64,28 @@ type ZonePropagation struct {
 
 // ProxyCounts says how the connected proxies of a zone stand to its newest tables.
 type ProxyCounts struct {
-	Connected    uint64 `json:"connected"`
+	// Connected to the zone's control plane.
+	Connected uint64 `json:"connected"`
+	// Acknowledged everything.
 	Acknowledged uint64 `json:"acknowledged"`
-	Pending      uint64 `json:"pending"`
-	Rejected     uint64 `json:"rejected"`
+	// Pending have not answered yet.
+	Pending uint64 `json:"pending"`
+	// Rejected something.
+	Rejected uint64 `json:"rejected"`
 }
 
 // A PropagationException is something that is not in force, with the policies behind it.
 type PropagationException struct {
-	Mesh      string   `json:"mesh,omitempty"`
-	Dataplane string   `json:"dataplane,omitempty"`
-	Type      string   `json:"type"`
-	Name      string   `json:"name"`
-	Reason    string   `json:"reason"`
-	Policies  []string `json:"policies,omitempty"`
+	// Mesh of the proxy or object.
+	Mesh string `json:"mesh,omitempty"`
+	// Dataplane of the proxy that refuses it; absent when it concerns several.
+	Dataplane string `json:"dataplane,omitempty"`
+	// Type of the piece of configuration or object.
+	Type string `json:"type"`
+	// Name of the piece of configuration or object.
+	Name string `json:"name"`
+	// Reason for people.
+	Reason string `json:"reason"`
+	// Policies behind it, by KRI.
+	Policies []string `json:"policies,omitempty"`
 }

@@ -24,6 +24,7 @@ const (
 
 // An Address is a hostname under which a service is found.
 type Address struct {
+	// Hostname by which it is found.
 	Hostname string `json:"hostname"`
 	// Origin is HostnameGenerator or Kubernetes.
 	Origin string `json:"origin,omitempty"`
@@ -39,13 +40,16 @@ const (
 
 // HostnameGeneratorRef names a generator.
 type HostnameGeneratorRef struct {
+	// CoreName is the name of the HostnameGenerator.
 	CoreName string `json:"coreName"`
 }
 
 // HostnameGeneratorStatus is what one generator did for a service.
 type HostnameGeneratorStatus struct {
+	// HostnameGeneratorRef is the generator.
 	HostnameGeneratorRef HostnameGeneratorRef `json:"hostnameGeneratorRef"`
-	Conditions           []Condition          `json:"conditions,omitempty"`
+	// Conditions say whether it made a hostname, and why not.
+	Conditions []Condition `json:"conditions,omitempty"`
 }
 
 // What a generator did for a service.
@@ -60,6 +64,7 @@ const (
 
 // A VIP is a virtual address of a service.
 type VIP struct {
+	// IP of the service inside the mesh.
 	IP string `json:"ip"`
 }
 

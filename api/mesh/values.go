@@ -137,17 +137,19 @@ const (
 
 // FileSource is a file beside the control plane.
 type FileSource struct {
-	// Path is absolute and has no "..".
+	// Path is absolute and has no "..". Required.
 	Path string `json:"path"`
 }
 
 // EnvVarSource is a variable of the environment of the control plane.
 type EnvVarSource struct {
+	// Name of the variable. Required.
 	Name string `json:"name"`
 }
 
 // InlineSource is a value written in the resource.
 type InlineSource struct {
+	// Value itself. Required.
 	Value string `json:"value"`
 }
 
@@ -159,9 +161,9 @@ func (InlineSource) GoString() string { return "[redacted]" }
 
 // SecretRef names a Secret of the same mesh.
 type SecretRef struct {
-	// Kind is Secret.
+	// Kind is Secret. Required.
 	Kind string `json:"kind"`
-	// Name of the Secret.
+	// Name of the Secret. Required.
 	Name string `json:"name"`
 }
 

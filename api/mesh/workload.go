@@ -11,6 +11,7 @@ type Workload struct{}
 
 // WorkloadStatus is what the control plane reports about a workload.
 type WorkloadStatus struct {
+	// DataplaneProxies counts the proxies of the workload.
 	DataplaneProxies DataplaneProxies `json:"dataplaneProxies,omitzero"`
 	// UnusedSince is when the workload lost its last dataplane; it is removed some time after.
 	UnusedSince time.Time `json:"unusedSince,omitzero"`
@@ -19,5 +20,5 @@ type WorkloadStatus struct {
 var workloadKind = resource.Kind{
 	Name: TypeWorkload, Path: "workloads", Short: "wl", Singular: "Workload", Plural: "Workloads",
 	Scope: resource.ScopeMesh, Flow: resource.FromZone, Names: resource.RFC1035Label,
-	New: func() any { return new(Workload) }, Requires: requires,
+	New: func() any { return new(Workload) }, NewStatus: func() any { return new(WorkloadStatus) }, Requires: requires,
 }

@@ -25,7 +25,7 @@ var HeaderMatchTypes = []string{MatchExact, MatchPresent, MatchRegex, MatchAbsen
 type HeaderMatch struct {
 	// Type is Exact, Present, RegularExpression (of the whole value), Absent or Prefix. Default Exact.
 	Type string `json:"type,omitempty"`
-	// Name of the header in lower case, at most 256 characters.
+	// Name of the header in lower case, at most 256 characters. Required.
 	Name string `json:"name"`
 	// Value to compare with; not with Present and Absent.
 	Value string `json:"value,omitempty"`

@@ -333,7 +333,7 @@ func (k Kind[C]) Resource() resource.Kind {
 	return resource.Kind{
 		Name: k.Name, Path: k.Path, Short: k.Short, Singular: k.Singular, Plural: k.Plural,
 		Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone | resource.AcrossZones,
-		Policy: &resource.PolicyFacts{HasTo: len(k.ToKinds) > 0, HasRules: k.Rules, HasDefault: k.Proxy, Restricts: k.Restricts},
+		Policy: &resource.PolicyFacts{HasTo: len(k.ToKinds) > 0, HasRules: k.Rules, HasDefault: k.Proxy, Restricts: k.Restricts, ToKinds: k.ToKinds, RuleMatches: k.RuleMatches},
 		New:    newSpec, Validate: k.validate, Warn: k.warn,
 	}
 }

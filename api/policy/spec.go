@@ -28,13 +28,19 @@ type TargetRef struct {
 	// SectionName narrows the target to one inbound or port, by name or, when unnamed, by number.
 	SectionName string `json:"sectionName,omitempty"`
 
-	// Earlier versions of the API selected by these. They are refused rather than ignored,
-	// because a policy without them would reach further than its author meant.
-	Name       string            `json:"name,omitempty"`
-	Namespace  string            `json:"namespace,omitempty"`
-	Mesh       string            `json:"mesh,omitempty"`
-	Tags       map[string]string `json:"tags,omitempty"`
-	ProxyTypes []string          `json:"proxyTypes,omitempty"`
+	// What earlier versions of the API selected by is refused rather than ignored,
+	// because a policy without it would reach further than its author meant.
+
+	// Name is no longer supported; use labels with kuma.io/display-name.
+	Name string `json:"name,omitempty"`
+	// Namespace is no longer supported; use labels with k8s.kuma.io/namespace.
+	Namespace string `json:"namespace,omitempty"`
+	// Mesh is no longer supported; a policy stays in its own mesh.
+	Mesh string `json:"mesh,omitempty"`
+	// Tags are no longer supported; use labels.
+	Tags map[string]string `json:"tags,omitempty"`
+	// ProxyTypes are no longer supported; use kind Dataplane with labels.
+	ProxyTypes []string `json:"proxyTypes,omitempty"`
 }
 
 // KindOrMesh is the kind with its default.
@@ -59,34 +65,41 @@ type Spec[C any] struct {
 
 // To configures traffic to the destinations it targets.
 type To[C any] struct {
+	// TargetRef selects the destinations. Required.
 	TargetRef TargetRef `json:"targetRef"`
-	Default   C         `json:"default"`
+	// Default is the configuration for them.
+	Default C `json:"default"`
 }
 
 // A Rule configures received traffic, of all clients or of those that match.
 type Rule[C any] struct {
 	// Matches select clients; a request matches when any of them does. Absent means every client.
 	Matches []Match `json:"matches,omitempty"`
-	Default C       `json:"default"`
+	// Default is the configuration for what they send.
+	Default C `json:"default"`
 }
 
 // A Match selects clients by identity and by the server name they asked for; both must hold when both are given.
 type Match struct {
+	// SpiffeID of the client.
 	SpiffeID *SpiffeIDMatch `json:"spiffeID,omitempty"`
-	SNI      *SNIMatch      `json:"sni,omitempty"`
+	// SNI that the client asked for.
+	SNI *SNIMatch `json:"sni,omitempty"`
 }
 
 // A SpiffeIDMatch compares the client's SPIFFE ID.
 type SpiffeIDMatch struct {
-	// Type is Exact or Prefix.
-	Type  string `json:"type"`
+	// Type is Exact or Prefix. Required.
+	Type string `json:"type"`
+	// Value of the SPIFFE ID, or what it begins with. Required.
 	Value string `json:"value"`
 }
 
 // An SNIMatch compares the server name of the TLS handshake.
 type SNIMatch struct {
-	// Type is Exact.
-	Type  string `json:"type"`
+	// Type is Exact. Required.
+	Type string `json:"type"`
+	// Value of the server name. Required.
 	Value string `json:"value"`
 }
 
@@ -98,7 +111,7 @@ const (
 
 // A BackendRef is a destination that a route sends traffic to.
 type BackendRef struct {
-	// Kind is MeshService, MeshMultiZoneService or MeshExternalService.
+	// Kind is MeshService, MeshMultiZoneService or MeshExternalService. Required.
 	Kind string `json:"kind"`
 	// Labels that the backend carries; when several match, one of the own zone is taken, then the oldest.
 	Labels map[string]string `json:"labels,omitempty"`
@@ -109,10 +122,12 @@ type BackendRef struct {
 	// Weight is the share of traffic relative to the other backends. Default 1.
 	Weight *uint32 `json:"weight,omitempty"`
 
-	// Refused: see TargetRef.
-	Name      string            `json:"name,omitempty"`
-	Namespace string            `json:"namespace,omitempty"`
-	Tags      map[string]string `json:"tags,omitempty"`
+	// Name is no longer supported, and refused as in TargetRef; use labels with kuma.io/display-name.
+	Name string `json:"name,omitempty"`
+	// Namespace is no longer supported; use labels with k8s.kuma.io/namespace.
+	Namespace string `json:"namespace,omitempty"`
+	// Tags are no longer supported; use labels.
+	Tags map[string]string `json:"tags,omitempty"`
 }
 
 // WeightOrDefault is the weight with its default.

@@ -46,6 +46,8 @@ type Kind struct {
 	Policy *PolicyFacts
 	// New returns a pointer to an empty spec.
 	New func() any
+	// NewStatus returns a pointer to an empty status; nil when the kind has none.
+	NewStatus func() any
 	// Validate reports everything semantically wrong with a decoded resource; nil means all values are valid.
 	// Paths start at "spec" or, for inline kinds, at the field itself.
 	Validate func(r Resource) Problems
@@ -60,6 +62,10 @@ type PolicyFacts struct {
 	HasTo, HasRules, HasDefault bool
 	// Restricts marks policies that limit access: a peer that cannot read one denies instead of ignoring it.
 	Restricts bool
+	// ToKinds are the target kinds that entries of to may name.
+	ToKinds []string
+	// RuleMatches says that entries of rules may match clients.
+	RuleMatches bool
 }
 
 // ReadOnly says that users never write the kind.

@@ -31,6 +31,7 @@ type Spec struct {
 
 // To routes the requests to the destinations it targets.
 type To struct {
+	// TargetRef selects the destination. Required.
 	TargetRef policy.TargetRef `json:"targetRef"`
 	// Hostnames is reserved and must be empty.
 	Hostnames []string `json:"hostnames,omitempty"`
@@ -42,7 +43,8 @@ type To struct {
 // Rule says what happens to the requests that match.
 type Rule struct {
 	// Matches select requests; one of them suffices. At least one.
-	Matches []Match  `json:"matches,omitempty"`
+	Matches []Match `json:"matches,omitempty"`
+	// Default says what happens to these requests.
 	Default RuleConf `json:"default"`
 }
 
@@ -61,6 +63,7 @@ type Match struct {
 // PathMatch compares a path.
 type PathMatch struct {
 	// Type is Exact, PathPrefix (whole elements: /a is the prefix of /a and /a/b, not of /ab) or RegularExpression (of the whole path).
+	// Required.
 	Type string `json:"type"`
 	// Value begins with a slash unless it is a regular expression; a prefix does not end with one, except for "/".
 	Value string `json:"value"`
@@ -70,9 +73,9 @@ type PathMatch struct {
 type QueryParamMatch struct {
 	// Type is Exact or RegularExpression (of the whole value). Default Exact.
 	Type string `json:"type,omitempty"`
-	// Name of the parameter.
+	// Name of the parameter, 1 to 256 characters. Required.
 	Name string `json:"name"`
-	// Value to compare with.
+	// Value to compare with, 1 to 1024 characters. Required.
 	Value string `json:"value"`
 }
 
@@ -87,7 +90,7 @@ type RuleConf struct {
 
 // Filter changes, redirects or copies a request. Only the field of its type is set.
 type Filter struct {
-	// Type is RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite or RequestMirror.
+	// Type is RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite or RequestMirror. Required.
 	Type string `json:"type"`
 	// RequestHeaderModifier changes headers of the request.
 	RequestHeaderModifier *HeaderModifier `json:"requestHeaderModifier,omitempty"`
@@ -113,7 +116,7 @@ type HeaderModifier struct {
 
 // HeaderValue is a header and its value.
 type HeaderValue struct {
-	// Name of the header. The host is changed by URLRewrite, not here.
+	// Name of the header. The host is changed by URLRewrite, not here. Required.
 	Name string `json:"name"`
 	// Value of the header.
 	Value string `json:"value"`
@@ -145,7 +148,7 @@ type URLRewrite struct {
 
 // PathRewrite replaces a path, or the part of it that the rule matched. The query stays.
 type PathRewrite struct {
-	// Type is ReplaceFullPath or ReplacePrefixMatch. The latter needs matches of type PathPrefix only.
+	// Type is ReplaceFullPath or ReplacePrefixMatch. The latter needs matches of type PathPrefix only. Required.
 	Type string `json:"type"`
 	// ReplaceFullPath is the new path.
 	ReplaceFullPath *string `json:"replaceFullPath,omitempty"`

@@ -68,7 +68,7 @@ type Failover struct {
 
 // FromZones are the zones of senders.
 type FromZones struct {
-	// Zones by name, at least one.
+	// Zones by name, at least one. Required.
 	Zones []string `json:"zones"`
 }
 
@@ -91,7 +91,7 @@ const (
 // FailoverThreshold says when traffic goes on.
 type FailoverThreshold struct {
 	// Percentage of healthy endpoints, of this zone or of a step of failover, below which part of the traffic goes to the next step:
-	// greater than 0, at most 100, as a whole number or a decimal string. Default 50 with localZone or crossZone, otherwise about 71.
+	// greater than 0, at most 100, as a whole number or a decimal string. Required. Without any threshold 50 with localZone or crossZone, otherwise about 71.
 	Percentage policy.Decimal `json:"percentage"`
 }
 

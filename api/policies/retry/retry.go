@@ -96,15 +96,15 @@ type RateLimitedBackOff struct {
 
 // ResetHeader is a header that tells when to try again.
 type ResetHeader struct {
-	// Name of the header in lower case.
+	// Name of the header in lower case. Required.
 	Name string `json:"name"`
-	// Format is Seconds (from now) or UnixTimestamp.
+	// Format is Seconds (from now) or UnixTimestamp. Required.
 	Format string `json:"format"`
 }
 
 // HostSelection is one rule on the choice of endpoints for another try.
 type HostSelection struct {
-	// Predicate is OmitPreviousHosts, OmitHostsWithTags or OmitPreviousPriorities.
+	// Predicate is OmitPreviousHosts, OmitHostsWithTags or OmitPreviousPriorities. Required.
 	Predicate string `json:"predicate"`
 	// Tags that an endpoint to avoid carries. Only with OmitHostsWithTags, and required there.
 	Tags map[string]string `json:"tags,omitempty"`

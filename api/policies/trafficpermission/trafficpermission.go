@@ -30,6 +30,7 @@ type Spec struct {
 
 // A Rule is one set of permissions.
 type Rule struct {
+	// Default lists who is allowed and who is denied.
 	Default Conf `json:"default"`
 }
 
