@@ -22,7 +22,7 @@ test: prepare ## Run every test with the race detector; the one command. What fa
 	envoy="$${CAUSEWAY_ENVOY:-$$(go run . envoy fetch)}" && CAUSEWAY_ENVOY="$$envoy" $(TOOL) gotestsum --format standard-quiet --jsonfile test-results.json \
 		--rerun-fails=1 --rerun-fails-max-failures=3 --rerun-fails-report test-reruns.txt --packages ./... -- -race -p 2 -timeout 30m
 
-prepare: ## Install what tests need and this machine lacks: PostgreSQL, protoc, a C compiler
+prepare: ## Install what tests need and this machine lacks: PostgreSQL, protoc, a C compiler, npx
 	.ci/prepare
 
 bench: ## Measure a federation with 100 and 1,000 fake proxies beside the wire, and REST, also on the empty database BENCH_POSTGRES (10 minutes)

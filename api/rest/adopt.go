@@ -24,19 +24,27 @@ const couldNotAdopt = "Could not adopt the state of a peer"
 const maxPending = 100
 
 type pendingRemoval struct {
-	KRI   string    `json:"kri"`
-	Type  string    `json:"type"`
-	Mesh  string    `json:"mesh,omitempty"`
-	Name  string    `json:"name"`
+	// KRI of the resource.
+	KRI string `json:"kri"`
+	// Type of the resource.
+	Type string `json:"type"`
+	// Mesh of the resource.
+	Mesh string `json:"mesh,omitempty"`
+	// Name of the resource.
+	Name string `json:"name"`
+	// Since is when the peer was first seen without it.
 	Since time.Time `json:"since"`
 }
 
 type pendingRemovals struct {
-	Total int              `json:"total"`
+	// Total of what the peer lacks.
+	Total int `json:"total"`
+	// Items that it lacks; overviews show the first only.
 	Items []pendingRemoval `json:"items"`
 }
 
 type adopted struct {
+	// Removed is how many resources were deleted.
 	Removed int `json:"removed"`
 }
 

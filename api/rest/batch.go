@@ -13,16 +13,23 @@ import (
 // A batchAnswer says what became of each resource, in the order of the request.
 type batchAnswer struct {
 	// Revision of the store that holds the result.
-	Revision uint64      `json:"revision"`
-	Items    []batchItem `json:"items"`
+	Revision uint64 `json:"revision"`
+	// Items in the order of the request.
+	Items []batchItem `json:"items"`
 }
 
 type batchItem struct {
-	Type     string   `json:"type"`
-	Mesh     string   `json:"mesh,omitempty"`
-	Name     string   `json:"name"`
-	Result   string   `json:"result"` // created, configured or unchanged
-	ETag     string   `json:"etag,omitempty"`
+	// Type of the resource.
+	Type string `json:"type"`
+	// Mesh of the resource.
+	Mesh string `json:"mesh,omitempty"`
+	// Name of the resource.
+	Name string `json:"name"`
+	// Result is created, configured or unchanged.
+	Result string `json:"result"`
+	// ETag is the version for If-Match.
+	ETag string `json:"etag,omitempty"`
+	// Warnings say what is legal and probably not meant.
 	Warnings []string `json:"warnings,omitempty"`
 }
 

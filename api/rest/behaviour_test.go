@@ -466,7 +466,7 @@ func TestBootstrapNeedsAPlaceForTheToken(t *testing.T) {
 func serverOn(t *testing.T, st store.Store) (*rest.Server, *catalog.Catalog) {
 	t.Helper()
 	p := &plane{t: t}
-	c := p.openCatalog(st)
+	c := p.openCatalog(st, kinds)
 	s, err := rest.New(rest.Config{Catalog: c, Zone: "east", OnMeshCreated: onMeshCreated})
 	if err != nil {
 		t.Fatal(err)
@@ -476,7 +476,7 @@ func serverOn(t *testing.T, st store.Store) (*rest.Server, *catalog.Catalog) {
 
 func TestConfigIsChecked(t *testing.T) {
 	p := &plane{t: t}
-	c := p.openCatalog(memory.New())
+	c := p.openCatalog(memory.New(), kinds)
 	for name, cfg := range map[string]rest.Config{
 		"no catalog":   {Zone: "east"},
 		"no zone":      {Catalog: c},

@@ -19,30 +19,44 @@ import (
 
 // A failure is the body of every answer that is not a success.
 type failure struct {
-	Type     string `json:"type"`
-	Status   int    `json:"status"`
-	Title    string `json:"title"`
-	Detail   string `json:"detail"`
+	// Type is the same for every failure.
+	Type string `json:"type"`
+	// Status is the code of the answer.
+	Status int `json:"status"`
+	// Title says which operation failed.
+	Title string `json:"title"`
+	// Detail says why, and what to do about it.
+	Detail string `json:"detail"`
+	// Instance identifies the request in the logs of the control plane.
 	Instance string `json:"instance,omitempty"`
 
+	// InvalidParameters names the fields that are wrong; in a batch with the position of the resource in front.
 	InvalidParameters []invalidParameter `json:"invalid_parameters,omitempty"`
 
 	// Older clients read these two.
-	Details string  `json:"details,omitempty"`
-	Causes  []cause `json:"causes,omitempty"`
+	// Details is the same as detail, for older clients.
+	Details string `json:"details,omitempty"`
+	// Causes are the same as invalid_parameters, for older clients.
+	Causes []cause `json:"causes,omitempty"`
 
 	err error // what is logged and not shown
 }
 
 type invalidParameter struct {
-	Field   string   `json:"field"`
-	Reason  string   `json:"reason"`
-	Rule    string   `json:"rule,omitempty"`
+	// Field by its path in the body, or the name of a parameter.
+	Field string `json:"field"`
+	// Reason for people.
+	Reason string `json:"reason"`
+	// Rule that is broken.
+	Rule string `json:"rule,omitempty"`
+	// Choices that are valid.
 	Choices []string `json:"choices,omitempty"`
 }
 
 type cause struct {
-	Field   string `json:"field"`
+	// Field by its path.
+	Field string `json:"field"`
+	// Message for people.
 	Message string `json:"message"`
 }
 

@@ -12,10 +12,20 @@ import (
 
 const systemNamespace = "kuma-system"
 
+// The types of Kubernetes Secrets that are secrets of a mesh, or of the control planes.
+const (
+	secretType       = "system.kuma.io/secret"
+	globalSecretType = "system.kuma.io/global-secret"
+)
+
+// A kubernetesMeta is the metadata of a custom resource.
 type kubernetesMeta struct {
-	Name      string            `json:"name"`
-	Namespace string            `json:"namespace,omitempty"`
-	Labels    map[string]string `json:"labels,omitempty"`
+	// Name of the resource.
+	Name string `json:"name"`
+	// Namespace of the resource; absent for those of the whole cluster.
+	Namespace string `json:"namespace,omitempty"`
+	// Labels of the resource.
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // answerKubernetes renders a resource as the custom resource that kubectl would apply.
@@ -58,9 +68,9 @@ func kubernetesSecret(f *fields, k resource.Kind, r resource.Resource, namespace
 	if err := json.Unmarshal(r.Raw, &spec); err != nil {
 		f.err = err
 	}
-	typ := "system.kuma.io/secret"
+	typ := secretType
 	if k.Scope == resource.ScopeGlobal {
-		typ = "system.kuma.io/global-secret"
+		typ = globalSecretType
 	}
 	f.set("apiVersion", "v1")
 	f.set("kind", "Secret")

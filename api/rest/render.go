@@ -136,8 +136,10 @@ func digest(b []byte) string {
 
 // A sni is the server name of one port of a destination.
 type sni struct {
-	Port int    `json:"port"`
-	SNI  string `json:"sni"`
+	// Port of the destination.
+	Port int `json:"port"`
+	// SNI is the server name.
+	SNI string `json:"sni"`
 }
 
 // snis lists the server names of a destination. Ports without one, because a name is too long, are left out.

@@ -87,6 +87,7 @@ func (s *Server) answerItem(c echo.Context, snap *catalog.Snapshot, k resource.K
 
 // A written is the answer to a write; without warnings it is {}.
 type written struct {
+	// Warnings say what is legal and probably not meant.
 	Warnings []string `json:"warnings,omitempty"`
 }
 

@@ -101,6 +101,8 @@ type Server struct {
 	validator *token.Validator
 	metrics   *metrics
 	echo      *echo.Echo
+	// document is the documentation of the API, made when it is first asked for.
+	document func() ([]byte, error)
 	// meshes is held for reading by writers of what is inside meshes and for writing by the deletion of a mesh,
 	// so that nothing appears in a mesh between the check that it is unused and its end.
 	meshes sync.RWMutex
@@ -126,6 +128,7 @@ func New(cfg Config) (*Server, error) {
 	s.echo.JSONSerializer = plainJSON{}
 	s.echo.Use(s.observe, s.recover, s.bound, s.authenticate)
 	s.routes()
+	s.document = sync.OnceValues(s.encodeDocument)
 	return s, nil
 }
 
@@ -198,6 +201,7 @@ func (s *Server) HTTPServer() *http.Server {
 func (s *Server) routes() {
 	e := s.echo
 	e.GET("/", s.index)
+	e.GET("/openapi.json", s.openAPI)
 	e.GET("/who-am-i", s.whoAmI)
 	e.GET("/config", s.config)
 	e.GET("/policies", s.policies)
@@ -224,13 +228,16 @@ func (s *Server) routes() {
 // observedKinds are served from what is observed, not from the catalog.
 var observedKinds = map[string]bool{"DataplaneInsight": true, "ZoneInsight": true, "MeshInsight": true, "ServiceInsight": true}
 
+// olderGlobalSecrets is a path that clients still use.
+const olderGlobalSecrets = "global-secrets"
+
 func (s *Server) kindRoutes(k resource.Kind) {
 	if k.Path == "" || observedKinds[k.Name] {
 		return
 	}
 	paths := []string{k.Path}
 	if k.Name == "GlobalSecret" {
-		paths = append(paths, "global-secrets") // an older path that clients still use
+		paths = append(paths, olderGlobalSecrets)
 	}
 	for _, p := range paths {
 		s.echo.GET("/"+p, s.list(k))

@@ -70,6 +70,12 @@ type (
 	}
 )
 
+type serviceStatus struct {
+	VIPs []struct {
+		IP string `json:"ip"`
+	} `json:"vips,omitempty"`
+}
+
 func validateTimeout(r resource.Resource) resource.Problems {
 	var ps resource.Problems
 	for i, to := range r.Spec.(*timeoutSpec).To {
@@ -113,14 +119,14 @@ var kinds = resource.NewKinds(
 	},
 	resource.Kind{
 		Name: "MeshService", Path: "meshservices", Short: "msvc", Singular: "Mesh Service", Plural: "Mesh Services", Scope: resource.ScopeMesh, Flow: resource.FromZone,
-		Names: resource.RFC1035Label, Destination: true, New: func() any { return new(serviceSpec) },
+		Names: resource.RFC1035Label, Destination: true, New: func() any { return new(serviceSpec) }, NewStatus: func() any { return new(serviceStatus) },
 	},
 	resource.Kind{
 		Name: "MeshTimeout", Path: "meshtimeouts", Short: "mt", Singular: "Mesh Timeout", Plural: "Mesh Timeouts", Scope: resource.ScopeMesh, Flow: both,
 		Policy: &resource.PolicyFacts{HasTo: true, HasRules: true, HasDefault: true}, Validate: validateTimeout, New: func() any { return new(timeoutSpec) },
 	},
 	resource.Kind{
-		Name: "Bomb", Path: "bombs", Scope: resource.ScopeGlobal, Flow: both, New: func() any { return new(struct{}) },
+		Name: "Bomb", Path: "bombs", Singular: "Bomb", Plural: "Bombs", Scope: resource.ScopeGlobal, Flow: both, New: func() any { return new(struct{}) },
 		Validate: func(resource.Resource) resource.Problems { panic("kaboom with a secret inside") },
 	},
 )
@@ -282,7 +288,7 @@ func newPlane(t testing.TB, change func(*rest.Config)) *plane {
 	t.Helper()
 	p := &plane{t: t, store: &flaky{Store: memory.New()}, log: newSyncBuffer(), registry: prometheus.NewRegistry(), tokens: map[string]string{"anonymous": ""}}
 	log := slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	p.catalog = p.openCatalog(p.store)
+	p.catalog = p.openCatalog(p.store, kinds)
 	access := rest.DefaultAccess()
 	access[rest.WriteResources] = rest.Subjects{Groups: []string{"writers"}}
 	access[rest.GenerateUserToken] = rest.Subjects{Users: []string{"minter"}}
@@ -313,7 +319,7 @@ func newPlane(t testing.TB, change func(*rest.Config)) *plane {
 }
 
 // openCatalog starts a catalog that stops with the test.
-func (p *plane) openCatalog(st store.Store) *catalog.Catalog {
+func (p *plane) openCatalog(st store.Store, kinds *resource.Kinds) *catalog.Catalog {
 	p.t.Helper()
 	sealer, err := seal.New(seal.Key{ID: "k1", Secret: bytes.Repeat([]byte("k"), 32)})
 	if err != nil {
@@ -380,7 +386,9 @@ func (p *plane) do(user, method, path string, body io.Reader, headers ...string)
 	if err != nil {
 		p.t.Fatalf("%s %s: %v", method, path, err)
 	}
-	return answer{res.StatusCode, res.Header, string(b)}
+	a := answer{res.StatusCode, res.Header, string(b)}
+	p.contract().check(p.t, method, path, a)
+	return a
 }
 
 // mustPut writes as administrator what has to work.

@@ -8,18 +8,36 @@ import (
 	"github.com/causeway-mesh/causeway/api/resource"
 )
 
+// An index is what anybody may know of a control plane.
+type index struct {
+	// Hostname of the machine.
+	Hostname string `json:"hostname"`
+	// Product is Kuma unless configured otherwise: clients of the Kuma API check for it.
+	Product string `json:"product"`
+	// Version of Causeway.
+	Version string `json:"version"`
+	// InstanceID tells instances of one control plane apart.
+	InstanceID string `json:"instanceId"`
+	// ClusterID is the same for all instances on one store.
+	ClusterID string `json:"clusterId"`
+	// GUI is where the web GUI is; absent when there is none.
+	GUI string `json:"gui,omitempty"`
+	// BasedOnKuma is the version of the Kuma API that is served.
+	BasedOnKuma string `json:"basedOnKuma,omitempty"`
+}
+
 // index says what this is. It is the only thing that needs no token.
 func (s *Server) index(c echo.Context) error {
 	a := s.cfg.About
-	return c.JSON(http.StatusOK, struct {
-		Hostname    string `json:"hostname"`
-		Product     string `json:"product"`
-		Version     string `json:"version"`
-		InstanceID  string `json:"instanceId"`
-		ClusterID   string `json:"clusterId"`
-		GUI         string `json:"gui,omitempty"`
-		BasedOnKuma string `json:"basedOnKuma,omitempty"`
-	}{a.Hostname, a.Product, a.Version, a.InstanceID, a.ClusterID, a.GUI, a.BasedOnKuma})
+	return c.JSON(http.StatusOK, index{a.Hostname, a.Product, a.Version, a.InstanceID, a.ClusterID, a.GUI, a.BasedOnKuma})
+}
+
+// An identity is who a token stands for.
+type identity struct {
+	// Name of the user.
+	Name string `json:"name"`
+	// Groups of the user, with those that everybody is in.
+	Groups []string `json:"groups"`
 }
 
 func (s *Server) whoAmI(c echo.Context) error {
@@ -31,10 +49,7 @@ func (s *Server) whoAmI(c echo.Context) error {
 	if groups == nil {
 		groups = []string{}
 	}
-	return c.JSON(http.StatusOK, struct {
-		Name   string   `json:"name"`
-		Groups []string `json:"groups"`
-	}{u.Name, groups})
+	return c.JSON(http.StatusOK, identity{u.Name, groups})
 }
 
 // config shows the settings in force, with secrets masked by whoever provides them.
@@ -48,16 +63,32 @@ func (s *Server) config(c echo.Context) error {
 	return c.JSON(http.StatusOK, s.cfg.EffectiveConfig())
 }
 
+// A policyList is every kind of policy.
+type policyList struct {
+	// Policies in the order in which they are applied.
+	Policies []policyInfo `json:"policies"`
+}
+
+// A policyInfo is one kind of policy.
 type policyInfo struct {
-	Name                string `json:"name"`
-	ReadOnly            bool   `json:"readOnly"`
-	Path                string `json:"path"`
+	// Name of the kind, as in type.
+	Name string `json:"name"`
+	// ReadOnly says that this control plane does not let it be written.
+	ReadOnly bool `json:"readOnly"`
+	// Path of the kind in URLs.
+	Path string `json:"path"`
+	// SingularDisplayName is for people.
 	SingularDisplayName string `json:"singularDisplayName"`
-	PluralDisplayName   string `json:"pluralDisplayName"`
-	IsExperimental      bool   `json:"isExperimental"`
-	IsTargetRefBased    bool   `json:"isTargetRefBased"`
-	IsInbound           bool   `json:"isInbound"`
-	IsOutbound          bool   `json:"isOutbound"`
+	// PluralDisplayName is for people.
+	PluralDisplayName string `json:"pluralDisplayName"`
+	// IsExperimental is false; kept for clients of the Kuma API.
+	IsExperimental bool `json:"isExperimental"`
+	// IsTargetRefBased is true; kept for clients of the Kuma API.
+	IsTargetRefBased bool `json:"isTargetRefBased"`
+	// IsInbound says that it configures received traffic.
+	IsInbound bool `json:"isInbound"`
+	// IsOutbound says that it configures sent traffic.
+	IsOutbound bool `json:"isOutbound"`
 }
 
 func (s *Server) policies(c echo.Context) error {
@@ -74,27 +105,49 @@ func (s *Server) policies(c echo.Context) error {
 			IsTargetRefBased: true, IsInbound: k.Policy.HasRules, IsOutbound: k.Policy.HasTo,
 		})
 	}
-	return c.JSON(http.StatusOK, map[string]any{"policies": out})
+	return c.JSON(http.StatusOK, policyList{out})
 }
 
+// A resourceTypeList is every kind of resource.
+type resourceTypeList struct {
+	// Resources are the kinds.
+	Resources []resourceTypeInfo `json:"resources"`
+}
+
+// A resourceTypeInfo is one kind of resource.
 type resourceTypeInfo struct {
-	Name                string          `json:"name"`
-	Scope               resource.Scope  `json:"scope"`
-	ReadOnly            bool            `json:"readOnly"`
-	Path                string          `json:"path"`
-	SingularDisplayName string          `json:"singularDisplayName"`
-	PluralDisplayName   string          `json:"pluralDisplayName"`
-	ShortName           string          `json:"shortName"`
-	IncludeInFederation bool            `json:"includeInFederation"`
-	Policy              *policyTypeInfo `json:"policy,omitempty"`
+	// Name of the kind, as in type.
+	Name string `json:"name"`
+	// Scope is Global or Mesh.
+	Scope resource.Scope `json:"scope"`
+	// ReadOnly says that this control plane does not let it be written.
+	ReadOnly bool `json:"readOnly"`
+	// Path of the kind in URLs.
+	Path string `json:"path"`
+	// SingularDisplayName is for people.
+	SingularDisplayName string `json:"singularDisplayName"`
+	// PluralDisplayName is for people.
+	PluralDisplayName string `json:"pluralDisplayName"`
+	// ShortName is how KRIs call the kind; empty when it has none.
+	ShortName string `json:"shortName"`
+	// IncludeInFederation says that global sends it to zones.
+	IncludeInFederation bool `json:"includeInFederation"`
+	// Policy is there for policies.
+	Policy *policyTypeInfo `json:"policy,omitempty"`
 }
 
+// A policyTypeInfo is what a kind of policy consists of.
 type policyTypeInfo struct {
-	IsTargetRef       bool `json:"isTargetRef"`
-	HasToTargetRef    bool `json:"hasToTargetRef"`
-	HasFromTargetRef  bool `json:"hasFromTargetRef"`
+	// IsTargetRef is true; kept for clients of the Kuma API.
+	IsTargetRef bool `json:"isTargetRef"`
+	// HasToTargetRef says that it configures sent traffic.
+	HasToTargetRef bool `json:"hasToTargetRef"`
+	// HasFromTargetRef is false; kept for clients of the Kuma API.
+	HasFromTargetRef bool `json:"hasFromTargetRef"`
+	// HasRulesTargetRef says that it configures received traffic.
 	HasRulesTargetRef bool `json:"hasRulesTargetRef"`
-	IsFromAsRules     bool `json:"isFromAsRules"`
+	// IsFromAsRules is false; kept for clients of the Kuma API.
+	IsFromAsRules bool `json:"isFromAsRules"`
 }
 
 func (s *Server) resourceTypes(c echo.Context) error {
@@ -115,5 +168,5 @@ func (s *Server) resourceTypes(c echo.Context) error {
 		}
 		out = append(out, info)
 	}
-	return c.JSON(http.StatusOK, map[string]any{"resources": out})
+	return c.JSON(http.StatusOK, resourceTypeList{out})
 }

@@ -22,9 +22,12 @@ const (
 )
 
 type userTokenRequest struct {
-	Name     string   `json:"name"`
-	Groups   []string `json:"groups"`
-	ValidFor string   `json:"validFor"`
+	// Name of the user. Required.
+	Name string `json:"name"`
+	// Groups of the user.
+	Groups []string `json:"groups"`
+	// ValidFor is how long the token lives, as in 24h or 30d. Required.
+	ValidFor string `json:"validFor"`
 }
 
 // userToken issues a token for a user. Who is no administrator cannot make one.
@@ -58,12 +61,18 @@ func (s *Server) userToken(c echo.Context) error {
 func reserved(name string) bool { return strings.HasPrefix(name, reservedPrefix) }
 
 type dataplaneTokenRequest struct {
-	Name     string              `json:"name"`
-	Mesh     string              `json:"mesh"`
-	Tags     map[string][]string `json:"tags"`
-	Type     string              `json:"type"`
-	Workload string              `json:"workload"`
-	ValidFor string              `json:"validFor"`
+	// Name of the Dataplane that the token is for. Absent: any.
+	Name string `json:"name"`
+	// Mesh of the Dataplane. Required.
+	Mesh string `json:"mesh"`
+	// Tags that the Dataplane must have, each with one of the values.
+	Tags map[string][]string `json:"tags"`
+	// Type of the proxy. Absent: any.
+	Type string `json:"type"`
+	// Workload that the Dataplane must be labelled with. Absent: any.
+	Workload string `json:"workload"`
+	// ValidFor is how long the token lives, as in 24h or 30d. Default ten years.
+	ValidFor string `json:"validFor"`
 }
 
 func (s *Server) dataplaneToken(c echo.Context) error {
@@ -90,9 +99,12 @@ func (s *Server) dataplaneToken(c echo.Context) error {
 }
 
 type zoneTokenRequest struct {
-	Zone     string   `json:"zone"`
-	Scope    []string `json:"scope"`
-	ValidFor string   `json:"validFor"`
+	// Zone that the token is for. Required.
+	Zone string `json:"zone"`
+	// Scope of the token.
+	Scope []string `json:"scope"`
+	// ValidFor is how long the token lives, as in 24h or 30d. Default ten years.
+	ValidFor string `json:"validFor"`
 }
 
 func (s *Server) zoneToken(c echo.Context) error {

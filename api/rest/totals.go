@@ -22,9 +22,13 @@ const (
 
 // A tally counts by status.
 type tally struct {
-	Total             int `json:"total"`
-	Online            int `json:"online"`
-	Offline           int `json:"offline"`
+	// Total of them.
+	Total int `json:"total"`
+	// Online ones are connected and ready.
+	Online int `json:"online"`
+	// Offline ones are not connected.
+	Offline int `json:"offline"`
+	// PartiallyDegraded ones are connected, and some of their inbounds are not ready.
 	PartiallyDegraded int `json:"partiallyDegraded"`
 }
 
@@ -42,13 +46,16 @@ func (t *tally) add(s proxyStatus) {
 
 // A count is how many there are.
 type count struct {
+	// Total of them.
 	Total int `json:"total"`
 }
 
 // A controlPlaneCount counts zones by connection.
 type controlPlaneCount struct {
+	// Online ones are connected.
 	Online int `json:"online"`
-	Total  int `json:"total"`
+	// Total of them.
+	Total int `json:"total"`
 }
 
 // statusOfDataplane judges a dataplane by its connection and the readiness of what it serves.
@@ -88,26 +95,38 @@ func statusOfDataplane(f facts, o observed) proxyStatus {
 
 // A meshTotals is the body of a MeshInsight.
 type meshTotals struct {
-	Dataplanes       tally            `json:"dataplanes"`
+	// Dataplanes of the mesh.
+	Dataplanes tally `json:"dataplanes"`
+	// DataplanesByType counts them by sort.
 	DataplanesByType dataplanesByType `json:"dataplanesByType"`
-	DpVersions       dpVersions       `json:"dpVersions"`
-	MTLS             mtlsTotals       `json:"mTLS"`
-	Resources        map[string]count `json:"resources"`
+	// DpVersions counts them by version.
+	DpVersions dpVersions `json:"dpVersions"`
+	// MTLS counts them by identity.
+	MTLS mtlsTotals `json:"mTLS"`
+	// Resources counts them by type.
+	Resources map[string]count `json:"resources"`
 }
 
 type dataplanesByType struct {
-	Standard         tally `json:"standard"`
-	Gateway          tally `json:"gateway"`
+	// Standard proxies stand beside a workload.
+	Standard tally `json:"standard"`
+	// Gateway proxies stand beside a gateway of any sort.
+	Gateway tally `json:"gateway"`
+	// GatewayDelegated proxies stand beside a gateway of its own.
 	GatewayDelegated tally `json:"gatewayDelegated"`
 }
 
 type dpVersions struct {
+	// KumaDp counts by version of the agent.
 	KumaDp map[string]*tally `json:"kumaDp"`
-	Envoy  map[string]*tally `json:"envoy"`
+	// Envoy counts by version of Envoy.
+	Envoy map[string]*tally `json:"envoy"`
 }
 
 type mtlsTotals struct {
-	IssuedBackends    map[string]*tally `json:"issuedBackends"`
+	// IssuedBackends counts by the identity that issued the certificate.
+	IssuedBackends map[string]*tally `json:"issuedBackends"`
+	// SupportedBackends counts by the identities that are accepted.
 	SupportedBackends map[string]*tally `json:"supportedBackends"`
 }
 
@@ -172,25 +191,50 @@ func addTo(m map[string]*tally, key string, s proxyStatus) {
 
 // A globalTotals is the body of /global-insight.
 type globalTotals struct {
+	// CreatedAt is now.
 	CreatedAt time.Time `json:"createdAt"`
-	Services  struct {
-		Total            int   `json:"total"`
-		Internal         tally `json:"internal"`
-		External         count `json:"external"`
-		GatewayDelegated tally `json:"gatewayDelegated"`
-	} `json:"services"`
-	Zones struct {
-		ControlPlanes controlPlaneCount `json:"controlPlanes"`
-		ZoneIngresses controlPlaneCount `json:"zoneIngresses"`
-		ZoneEgresses  controlPlaneCount `json:"zoneEgresses"`
-	} `json:"zones"`
-	Dataplanes struct {
-		Standard         tally `json:"standard"`
-		GatewayDelegated tally `json:"gatewayDelegated"`
-	} `json:"dataplanes"`
-	Policies  count            `json:"policies"`
-	Meshes    count            `json:"meshes"`
+	// Services of all meshes.
+	Services serviceTotals `json:"services"`
+	// Zones and what stands at their borders.
+	Zones zoneTotals `json:"zones"`
+	// Dataplanes of all meshes.
+	Dataplanes proxyTotals `json:"dataplanes"`
+	// Policies of all meshes.
+	Policies count `json:"policies"`
+	// Meshes that exist.
+	Meshes count `json:"meshes"`
+	// Resources counts them by type.
 	Resources map[string]count `json:"resources"`
+}
+
+// serviceTotals counts services.
+type serviceTotals struct {
+	// Total of all sorts.
+	Total int `json:"total"`
+	// Internal services are MeshServices.
+	Internal tally `json:"internal"`
+	// External services are MeshExternalServices.
+	External count `json:"external"`
+	// GatewayDelegated are delegated gateways.
+	GatewayDelegated tally `json:"gatewayDelegated"`
+}
+
+// zoneTotals counts what zones consist of.
+type zoneTotals struct {
+	// ControlPlanes of zones.
+	ControlPlanes controlPlaneCount `json:"controlPlanes"`
+	// ZoneIngresses is 0: an ingress is a Dataplane with a listener.
+	ZoneIngresses controlPlaneCount `json:"zoneIngresses"`
+	// ZoneEgresses is 0: an egress is a Dataplane with a listener.
+	ZoneEgresses controlPlaneCount `json:"zoneEgresses"`
+}
+
+// proxyTotals counts proxies by sort.
+type proxyTotals struct {
+	// Standard proxies stand beside a workload.
+	Standard tally `json:"standard"`
+	// GatewayDelegated proxies stand beside a gateway.
+	GatewayDelegated tally `json:"gatewayDelegated"`
 }
 
 func (s *Server) globalInsight(c echo.Context) error {
@@ -259,6 +303,16 @@ func statusOfService(snap *catalog.Snapshot, r resource.Resource) proxyStatus {
 	return offline
 }
 
+// globalCounts is the body of /global-insights.
+type globalCounts struct {
+	// CreationTime is now.
+	CreationTime time.Time `json:"creationTime"`
+	// Resources counts them by type.
+	Resources map[string]count `json:"resources"`
+	// Type is GlobalInsights; there is no other.
+	Type string `json:"type"`
+}
+
 // globalInsights is the older form: how many there are of each type.
 func (s *Server) globalInsights(c echo.Context) error {
 	if err := s.require(c, ReadResources); err != nil {
@@ -269,5 +323,5 @@ func (s *Server) globalInsights(c echo.Context) error {
 	for _, k := range s.kinds.All() {
 		types[k.Name] = count{snap.Count(k.Name, "")}
 	}
-	return c.JSON(http.StatusOK, map[string]any{"type": "GlobalInsights", "creationTime": s.cfg.Now().UTC(), "resources": types})
+	return c.JSON(http.StatusOK, globalCounts{s.cfg.Now().UTC(), types, "GlobalInsights"})
 }

@@ -14,6 +14,7 @@ func noZones(title string) error {
 }
 
 type joinTokenRequest struct {
+	// ValidFor is how long the token can be used, as in 30m. Default an hour.
 	ValidFor string `json:"validFor"`
 }
 
