@@ -29,7 +29,7 @@ type index struct {
 // index says what this is. It is the only thing that needs no token.
 func (s *Server) index(c echo.Context) error {
 	a := s.cfg.About
-	return c.JSON(http.StatusOK, index{a.Hostname, a.Product, a.Version, a.InstanceID, a.ClusterID, a.GUI, a.BasedOnKuma})
+	return c.JSON(http.StatusOK, index(a))
 }
 
 // An identity is who a token stands for.

@@ -180,20 +180,6 @@ func dotted(path []string) string {
 	return b.String()
 }
 
-// beside finds what else must be set for a field to be looked at: the type that it belongs to.
-func beside(owner *schema.Type, f schema.Field) []map[string]any {
-	out := []map[string]any{nil}
-	for _, other := range owner.Fields {
-		if other.Name == f.Name || other.Type.Form != schema.Text {
-			continue
-		}
-		for _, v := range other.Values {
-			out = append(out, map[string]any{other.Name: v})
-		}
-	}
-	return out
-}
-
 // A trial holds what comments say against what validation does.
 type trial struct {
 	t    *testing.T
