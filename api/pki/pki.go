@@ -297,14 +297,14 @@ func (i *Issuer) Sign(public crypto.PublicKey, spiffeID string, lifetime time.Du
 	if err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
-	if err := i.Verify(leaf, now); err != nil {
+	if _, err := i.Verify(leaf, now); err != nil {
 		return nil, fmt.Errorf("the authority cannot sign %s: %w", spiffeID, err)
 	}
 	return leaf, nil
 }
 
-// Verify says whether a leaf was signed by this authority and is valid now.
-func (i *Issuer) Verify(leaf *x509.Certificate, now time.Time) error {
+// Verify says whether a leaf was signed by this authority and is valid now, and which of its certificates signed it.
+func (i *Issuer) Verify(leaf *x509.Certificate, now time.Time) (signer *x509.Certificate, err error) {
 	roots, between := x509.NewCertPool(), x509.NewCertPool()
 	for _, c := range i.roots {
 		roots.AddCert(c)
@@ -315,11 +315,14 @@ func (i *Issuer) Verify(leaf *x509.Certificate, now time.Time) error {
 	if len(i.roots) == 0 {
 		roots.AddCert(i.chain[len(i.chain)-1])
 	}
-	_, err := leaf.Verify(x509.VerifyOptions{
+	chains, err := leaf.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: between, CurrentTime: now,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
-	return err
+	if err != nil {
+		return nil, err
+	}
+	return chains[0][1], nil
 }
 
 // A RequestError is a signing request that must not be signed.

@@ -218,11 +218,15 @@ func (a *Authority) Held(dataplane resource.Key, der []byte) (Issued, bool) {
 		return Issued{}, false
 	}
 	issuer, err := a.issuer(s, id)
-	if err != nil || issuer.Verify(leaf, a.cfg.Now()) != nil {
+	if err != nil {
+		return Issued{}, false
+	}
+	signer, err := issuer.Verify(leaf, a.cfg.Now())
+	if err != nil {
 		return Issued{}, false
 	}
 	out := Issued{SPIFFEID: o.SPIFFEID, Serial: pki.Serial(leaf), NotAfter: leaf.NotAfter, Lifetime: leaf.NotAfter.Sub(a.cfg.Now()), Identity: o.Identity}
-	if leaf.CheckSignatureFrom(issuer.Signing()) == nil {
+	if signer.Equal(issuer.Signing()) {
 		out.Issuer = issuer.ID
 	}
 	return out, true
