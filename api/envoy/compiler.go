@@ -107,7 +107,7 @@ type Compiler struct {
 	extensions     *memo.Func[extensionKey, extensionSet]
 	additions      *memo.Func[additionKey, []built]
 	class          *memo.Func[resource.Key, Class]
-	shared         *memo.Func[Class, Compiled]
+	shared         *memo.Func[sharedKey, Compiled]
 	own            *memo.Func[resource.Key, Compiled]
 	proxies        *memo.Func[resource.Key, ProxyConfig]
 	destinationsOf *memo.Func[Class, []outbound]
@@ -172,7 +172,7 @@ func (c *Compiler) compileProxy(r *memo.Reader, k resource.Key) ProxyConfig {
 	if _, ok := c.view.Resource(r, k); !ok {
 		return ProxyConfig{Shared: NewPart(nil), Own: NewPart(nil)}
 	}
-	s := c.shared.Get(r, c.class.Get(r, k))
+	s := c.shared.Get(r, c.sharedBy(r, k))
 	o := c.own.Get(r, k)
 	return ProxyConfig{Shared: s.Part, Own: o.Part, Problems: slices.Concat(s.Problems, o.Problems)}
 }

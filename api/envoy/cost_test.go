@@ -91,6 +91,19 @@ func (w *testMesh) costs(name string, change func(), want map[string]uint64) {
 	}
 }
 
+// TestServiceIsNoWorkPerProxy adds a service and gives it an address: nothing that belongs to one proxy alone is computed again.
+func TestServiceIsNoWorkPerProxy(t *testing.T) {
+	w := newMesh(t, 10, 30)
+	before := w.view.Graph.Recomputed()["own"]
+	w.put(serviceOf("svc-new"))
+	w.view.Graph.Settle()
+	w.view.SetStatus(resource.Key{Type: mesh.TypeMeshService, Mesh: "default", Name: "svc-new"}, view.Status{VIPs: []string{"241.0.9.9"}})
+	w.view.Graph.Settle()
+	if n := w.view.Graph.Recomputed()["own"] - before; n > 0 {
+		t.Errorf("what belongs to single proxies was computed %d times", n)
+	}
+}
+
 // TestCostOfOtherZones counts the same for what happens in other zones and at the ingress of this one: 20 services here, a few
 // in west, one multi-zone service over both, 40 proxies of two classes, and two ingresses.
 func TestCostOfOtherZones(t *testing.T) {

@@ -122,8 +122,9 @@ func (c *Compiler) backends(r *memo.Reader, cl Class, d view.Destination) []view
 }
 
 // compileShared joins what all proxies of a class have in common.
-func (c *Compiler) compileShared(r *memo.Reader, cl Class) Compiled {
+func (c *Compiler) compileShared(r *memo.Reader, k sharedKey) Compiled {
 	var out collector
+	cl := k.Class
 	for _, o := range c.destinationsOf.Get(r, cl) {
 		for _, b := range c.destination.Get(r, destinationKey{cl, o}) {
 			out.add(b)
@@ -135,11 +136,33 @@ func (c *Compiler) compileShared(r *memo.Reader, cl Class) Compiled {
 		}
 		c.captureOutbound(r, cl, &out)
 	}
+	if k.Block != "" {
+		for _, l := range c.blocks.Get(r, blockKey(k)) {
+			out.add(l.built)
+		}
+	}
 	if cl.Ingress {
 		c.compileIngress(r, cl.Mesh, &out)
 	}
 	out.addAll(c.additions.Get(r, additionKey{cl.self(), c.wideConfs(policy.HookResources, c.proxyWide(r, cl.Mesh, cl.Proxy))}))
 	return out.compiled()
+}
+
+// A sharedKey names proxies that get the same for all that they send.
+type sharedKey struct {
+	Class Class
+	// Block is the loopback block on which they bind their outbounds; empty when they have none, or listeners of their own in it.
+	Block string
+}
+
+// sharedBy says with which proxies a dataplane shares what it sends. A destination that comes or goes is then no work per proxy.
+func (c *Compiler) sharedBy(r *memo.Reader, k resource.Key) sharedKey {
+	out := sharedKey{Class: c.class.Get(r, k)}
+	res, _ := c.view.Resource(r, k)
+	if dp, ok := res.Spec.(*mesh.Dataplane); ok && !dp.Transparent() && len(dp.Networking.Outbound) == 0 {
+		out.Block = dp.Networking.OutboundBlock
+	}
+	return out
 }
 
 // A destinationKey names what a class of proxies gets for one destination.
@@ -399,9 +422,12 @@ func joinConfs(list ...confs) confs {
 	return confs(encode(out))
 }
 
-// ownOutbounds builds the listeners that a proxy without transparent proxying binds itself:
-// those its Dataplane lists, and one per destination on its own loopback block.
+// ownOutbounds builds the outbound listeners of a proxy whose Dataplane lists some: those, and one per destination
+// on its loopback block where they leave room.
 func (c *Compiler) ownOutbounds(r *memo.Reader, k resource.Key, n *mesh.Networking, out *collector) {
+	if len(n.Outbound) == 0 {
+		return
+	}
 	cl := c.class.Get(r, k)
 	taken := map[netip.AddrPort]bool{}
 	for _, o := range n.Outbound {
