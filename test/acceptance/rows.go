@@ -1,0 +1,135 @@
+// Package acceptance lists what a mesh that is compatible with Kuma has to prove, row by row, and finds the tests that prove it: those
+// whose doc comment has a line "Acceptance: U meshratelimit". It runs no test; the command in report reads what a run of them said.
+package acceptance
+
+// A Row is one thing to prove.
+type Row struct {
+	// Letters of the sort of deployment that it is proven on elsewhere: U machines, M several zones, K Kubernetes, G Gateway API.
+	Letters string
+	// Suite is its name. Tests name it with one or more of the letters in front: "U meshretry", "U/K meshretry".
+	Suite string
+	// Proves says what, in our own words.
+	Proves string
+	// Needs is what the row cannot be proven without and this repository has not: Kubernetes, Gateway API. Empty for none.
+	Needs string
+	// Unproven rows have no test yet. This is a debt: a row that has one must not be marked, and in the end none is.
+	Unproven bool
+}
+
+// A Part groups rows.
+type Part struct {
+	Title string
+	Rows  []Row
+}
+
+// What rows need.
+const (
+	kubernetes = "Kubernetes"
+	gatewayAPI = "Gateway API"
+	platform   = "Kubernetes installation"
+)
+
+// Parts is every row.
+var Parts = []Part{
+	{"Security and identity", []Row{
+		{Letters: "U", Suite: "mtls", Proves: "permissive proxies take mesh TLS, plaintext and the TLS of their workload; strict ones take mesh TLS alone, also when the workload speaks TLS itself", Unproven: true},
+		{Letters: "U", Suite: "mtls table", Proves: "without a permission everything is denied and an allow opens it, whether the authority is generated, a given root or a given intermediate", Unproven: true},
+		{Letters: "U", Suite: "meshtls", Proves: "one proxy alone is made permissive or strict; TLS 1.3 and the set of ciphers are enforced", Unproven: true},
+		{Letters: "M", Suite: "meshtls", Proves: "the TLS version of a whole mesh changes and traffic between zones goes on", Unproven: true},
+		{Letters: "K", Suite: "meshtls delegated gateway", Proves: "TLS 1.3 between a delegated gateway and its destinations", Unproven: true},
+		{Letters: "U/K", Suite: "meshtrafficpermission", Proves: "clients are allowed by exact and prefix SPIFFE ID, over HTTP and TCP, also with a permissive destination; a denial for one proxy beats an allow for the mesh", Unproven: true},
+		{Letters: "M", Suite: "meshtrafficpermission", Proves: "allowing everybody lets traffic flow between zones", Unproven: true},
+		{Letters: "M", Suite: "meshtrafficpermission egress", Proves: "permissions are enforced for what goes out through an egress", Unproven: true},
+		{Letters: "U", Suite: "meshidentity rotate", Proves: "an authority is replaced under constant traffic without one error", Unproven: true},
+		{Letters: "U/K", Suite: "meshidentity spire", Proves: "an identity comes from an agent of SPIRE and traffic uses it", Unproven: true},
+		{Letters: "M", Suite: "meshidentity", Proves: "each zone has identities of its own: mTLS works inside a zone, and between zones once they trust each other", Unproven: true},
+		{Letters: "U", Suite: "meshservice", Proves: "permissive mTLS is switched on while requests run and none is lost; generated hostnames work", Unproven: true},
+		{Letters: "U", Suite: "strictinbounds", Proves: "without mTLS and with permissive mTLS every port is open; with strict mTLS only declared inbounds can be reached", Unproven: true},
+		{Letters: "U", Suite: "auth dp", Proves: "a token of another service cannot take over a proxy, one of the same service can; the workload label has to fit the token", Unproven: true},
+		{Letters: "U", Suite: "auth offline", Proves: "tokens signed outside the control plane are taken", Unproven: true},
+		{Letters: "U", Suite: "auth user", Proves: "administrators and members may do different things; what is open to all asks for no token", Unproven: true},
+		{Letters: "U", Suite: "certs rotation", Proves: "the certificate of a control plane is replaced on disk and served without a restart, and proxies stay connected", Unproven: true},
+		{Letters: "U", Suite: "projectedsatoken", Proves: "a proxy uses the refreshed token file after a restart of the control plane, without a restart of its own", Unproven: true},
+		{Letters: "U/K/M", Suite: "workload", Proves: "workloads come into being by themselves and count their proxies; a proxy whose identity needs a label it lacks is refused", Unproven: true},
+	}},
+	{"Routing", []Row{
+		{Letters: "K", Suite: "meshhttproute", Proves: "requests go to their destination without a policy; redirects; rewritten URLs", Unproven: true},
+		{Letters: "M", Suite: "meshhttproute", Proves: "routes to a service of another zone, to a multi-zone service, and to services by their labels", Unproven: true},
+		{Letters: "U", Suite: "grpc", Proves: "both sides count gRPC calls; a route splits them", Unproven: true},
+		{Letters: "K", Suite: "meshtcproute", Proves: "a TCP route is used; for HTTP services the HTTP route wins over it, for TCP services the TCP route wins", Unproven: true},
+		{Letters: "M", Suite: "meshtcproute", Proves: "connections are divided between zones", Unproven: true},
+		{Letters: "U", Suite: "meshexternalservice", Proves: "plaintext, one host with several ports, TLS; retries, timeouts, routes and logs for external services; endpoints by priority", Unproven: true},
+		{Letters: "K", Suite: "meshexternalservice", Proves: "HTTP, TCP, HTTPS and TLS 1.3; permissions switched; a route to an external service", Unproven: true},
+		{Letters: "M", Suite: "meshservice connectivity", Proves: "services of the own and of other zones are reached by local and mesh-wide hostnames; a name no generator made does not resolve", Unproven: true},
+		{Letters: "M", Suite: "meshservice policies", Proves: "rewriting, splitting, retries and health checks for services of another zone", Unproven: true},
+		{Letters: "M", Suite: "meshservice sync", Proves: "global knows status and virtual addresses; equal names in several zones are no conflict; long names; multi-zone services get status and hostname", Unproven: true},
+		{Letters: "U", Suite: "meshservicelabelpropagation", Proves: "labels of proxies reach the services generated from them, when they come, change and go", Unproven: true},
+		{Letters: "G", Suite: "conformance", Proves: "the conformance suite of the Gateway API for HTTP in a mesh", Needs: gatewayAPI},
+		{Letters: "U/M", Suite: "reachablebackends", Proves: "only listed destinations can be reached; without a list all; by labels", Unproven: true},
+		{Letters: "U", Suite: "bindoutbounds", Proves: "a service is reached at a loopback address of its own without redirection", Unproven: true},
+		{Letters: "M", Suite: "connectivity", Proves: "workloads bound to every address or to that of the proxy are reached, also without redirection of what comes in", Unproven: true},
+		{Letters: "M", Suite: "inbound_communication", Proves: "a workload bound to another address than the proxy forwards to is not reached; with and without passing on what comes in", Unproven: true},
+		{Letters: "K", Suite: "connectivity", Proves: "headless services; ports that init containers keep to themselves", Needs: kubernetes},
+		{Letters: "K", Suite: "externalname-services", Proves: "services that are only names elsewhere are left alone", Needs: kubernetes},
+		{Letters: "K", Suite: "gateway delegated", Proves: "a gateway of others has its routes split, balanced, retried, broken, checked, timed out, traced, logged and patched by policies", Unproven: true},
+		{Letters: "K", Suite: "kic", Proves: "an ingress controller of others in front of the mesh", Needs: kubernetes},
+		{Letters: "K", Suite: "k8s_api_bypass", Proves: "workloads still reach the API server", Needs: kubernetes},
+	}},
+	{"Load balancing and resilience", []Row{
+		{Letters: "M", Suite: "localityawarelb", Proves: "failover to one zone, then to any: with a threshold of 100 only that zone gets traffic; local alone without a policy; all zones when locality does not count", Unproven: true},
+		{Letters: "M", Suite: "meshmultizoneservice", Proves: "local instances are preferred; when they are gone other zones answer", Unproven: true},
+		{Letters: "U", Suite: "meshloadbalancingstrategy", Proves: "requests with equal headers stay with one instance, also on a route", Unproven: true},
+		{Letters: "U", Suite: "meshloadbalancingstrategy mixed", Proves: "two clients balance the same destination in different ways", Unproven: true},
+		{Letters: "U", Suite: "meshhealthcheck", Proves: "HTTP, TCP and gRPC checks, for the mesh or a service, also of a permissive destination: an instance that fails leaves the pool", Unproven: true},
+		{Letters: "M", Suite: "healthcheck", Proves: "an instance whose workload is not up gets no traffic from other zones", Unproven: true},
+		{Letters: "U", Suite: "healthcheck service probes", Proves: "probes set the state of inbounds; an agent that drains marks its proxy unhealthy", Unproven: true},
+		{Letters: "U", Suite: "meshretry", Proves: "failed connections and answers are tried again, for HTTP and gRPC, on a route and on a service", Unproven: true},
+		{Letters: "K", Suite: "meshcircuitbreaker", Proves: "limits and detectors are applied to what is sent and what is received; the limit of connections trips", Unproven: true},
+		{Letters: "U/K", Suite: "timeout", Proves: "timeouts of what is sent and received, for one proxy, one inbound, a route", Unproven: true},
+		{Letters: "M", Suite: "meshtimeout", Proves: "timeouts made in a zone and at global, for a service of another zone and for a route", Unproven: true},
+		{Letters: "U", Suite: "meshratelimit", Proves: "429 with a header for every client; a limit of TCP connections", Unproven: true},
+		{Letters: "U/K", Suite: "meshfaultinjection", Proves: "aborts and delays for clients by exact and prefix SPIFFE ID; others notice nothing", Unproven: true},
+		{Letters: "K", Suite: "graceful", Proves: "instances are added and removed one after the other and no request is lost", Unproven: true},
+		{Letters: "K", Suite: "graceful service switch", Proves: "the instances of a service are replaced by those of another workload and no request is lost", Unproven: true},
+		{Letters: "K", Suite: "graceful eviction", Proves: "the proxy of an evicted pod is forgotten; the workload starts once Envoy is ready", Needs: kubernetes},
+		{Letters: "K", Suite: "jobs", Proves: "the sidecar of a job ends with it", Needs: kubernetes},
+		{Letters: "U", Suite: "resilience", Proves: "a proxy is shown offline after an outage of the control plane; of several instances on PostgreSQL one leads, and stops when it loses the database", Unproven: true},
+		{Letters: "M", Suite: "resilience", Proves: "a zone is shown offline when its control plane is killed, while global is down, and after global's restart", Unproven: true},
+		{Letters: "M", Suite: "zonedisable", Proves: "a disabled zone gets no traffic from others and goes on serving its own", Unproven: true},
+		{Letters: "U", Suite: "compatibility", Proves: "proxies of an older and the present version talk to each other", Unproven: true},
+	}},
+	{"Observability, patching, passthrough", []Row{
+		{Letters: "U", Suite: "meshaccesslog", Proves: "logs of what is sent, of a service, of a route, of passthrough and of what is received, as text and JSON; rules by client", Unproven: true},
+		{Letters: "M", Suite: "meshaccesslog", Proves: "an ingress logs only connections for the server name asked for", Unproven: true},
+		{Letters: "U/K", Suite: "observability", Proves: "spans reach a collector, those of an egress say for which workload", Unproven: true},
+		{Letters: "K", Suite: "meshmetric", Proves: "ports, profiles, two Prometheus backends, metrics of the workload beside those of Envoy", Unproven: true},
+		{Letters: "K", Suite: "meshmetric otel", Proves: "metrics are pushed to a collector of OpenTelemetry", Unproven: true},
+		{Letters: "M", Suite: "meshmetric", Proves: "proxies of a zone have no workload to ask and say which role they play", Unproven: true},
+		{Letters: "U/K", Suite: "meshproxypatch", Proves: "a filter in Lua is added; JSON patches; patches for all proxies of zones or for some by label", Unproven: true},
+		{Letters: "K", Suite: "meshpassthrough", Proves: "nothing, everything or what matches passes: domains and addresses", Unproven: true},
+		{Letters: "U", Suite: "envoyconfig", Proves: "the exact configuration each policy makes at a client, a server and proxies of a zone", Unproven: true},
+		{Letters: "U/M/K", Suite: "inspect", Proves: "configuration, statistics and clusters of proxies through the control planes of global and zone; which policies meet which proxies", Unproven: true},
+	}},
+	{"Proxies of zones", []Row{
+		{Letters: "M", Suite: "meshproxy", Proves: "other zones are reached through an ingress, external services through an egress; both count it", Unproven: true},
+		{Letters: "U", Suite: "mrl zone_proxy", Proves: "a rate limit for a server name meets only the external service of that name", Unproven: true},
+		{Letters: "U", Suite: "mfi zone_proxy", Proves: "a fault for a server name meets only the external service of that name", Unproven: true},
+		{Letters: "K", Suite: "mt zone_proxy", Proves: "a timeout for a server name meets only the external service of that name", Unproven: true},
+	}},
+	{"Several zones, and what it runs on", []Row{
+		{Letters: "M", Suite: "sync", Proves: "zones are online and known on both sides; proxies, ingresses and secrets travel the way they should; labels that must not travel are dropped", Unproven: true},
+		{Letters: "M", Suite: "producer", Proves: "what the owner of a service decides reaches clients in other zones, also on the owner's routes; what concerns a foreign namespace does not travel", Unproven: true},
+		{Letters: "M", Suite: "ownership", Proves: "what is observed of a zone or proxy goes with it", Unproven: true},
+		{Letters: "M", Suite: "validation", Proves: "labels have to fit origin and role; what another control plane owns cannot be deleted", Unproven: true},
+		{Letters: "M/K", Suite: "defaults", Proves: "meshes and zones start with their default policies and generators", Unproven: true},
+		{Letters: "K/U", Suite: "api", Proves: "lists have the shape clients expect; secrets in both of their forms", Unproven: true},
+		{Letters: "K", Suite: "appprobeproxy", Proves: "probes of pods go through the proxy, or not when that is switched off", Needs: kubernetes},
+		{Letters: "K", Suite: "container_patch", Proves: "patches of containers apply only from the namespace of the system", Needs: kubernetes},
+		{Letters: "U", Suite: "transparentproxy", Proves: "rules of redirection are installed again without harm", Unproven: true},
+		{Letters: "M", Suite: "cni", Proves: "the network plugin honours what is excluded", Needs: platform},
+		{Letters: "U", Suite: "intercp", Proves: "instances of one control plane reach each other", Unproven: true},
+	}},
+}
+
+// Rows lists the rows of all parts.
+func Rows() []Row { return rowsOf(Parts) }

@@ -1,0 +1,115 @@
+package acceptance
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// A Claim is a test that says it proves a row.
+type Claim struct {
+	Package string // below the module
+	Test    string
+	Row     string // as the test writes it
+	Says    string // what of the row it proves; empty for all of it
+}
+
+var claimLine = regexp.MustCompile(`^\s*Acceptance: ([^:]+?)(?:: (.*))?$`)
+
+// Claims reads the doc comments of every test of a repository.
+func Claims(repository fs.FS) ([]Claim, error) {
+	var out []Claim
+	err := fs.WalkDir(repository, ".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "testdata" || d.Name() == "node_modules" || name != "." && strings.HasPrefix(d.Name(), ".")):
+			return fs.SkipDir
+		case d.IsDir() || !strings.HasSuffix(name, "_test.go"):
+			return nil
+		}
+		src, err := fs.ReadFile(repository, name)
+		if err != nil {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, src, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, decl := range f.Decls {
+			if fn, ok := decl.(*ast.FuncDecl); ok {
+				out = append(out, claims(path.Dir(name), fn)...)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for tests: %w", err)
+	}
+	return out, nil
+}
+
+func claims(pkg string, fn *ast.FuncDecl) []Claim {
+	var out []Claim
+	for line := range strings.Lines(fn.Doc.Text()) {
+		if m := claimLine.FindStringSubmatch(strings.TrimRight(line, "\n")); m != nil {
+			out = append(out, Claim{Package: pkg, Test: fn.Name.Name, Row: m[1], Says: m[2]})
+		}
+	}
+	return out
+}
+
+// Name is how the row is called.
+func (r Row) Name() string { return r.Letters + " " + r.Suite }
+
+// claimedBy says whether a test means this row: the suite is the same and at least one of the letters.
+func (r Row) claimedBy(c Claim) bool {
+	letters, suite, _ := strings.Cut(c.Row, " ")
+	suite = strings.NewReplacer("(", "", ")", "").Replace(suite)
+	return suite == r.Suite && slices.ContainsFunc(strings.Split(letters, "/"), func(l string) bool {
+		return slices.Contains(strings.Split(r.Letters, "/"), l)
+	})
+}
+
+// A Proof is a row and the tests that prove it.
+type Proof struct {
+	Row
+	By []Claim
+}
+
+// Proofs joins rows with tests, and says what is wrong with them: claims of no row, rows without a test, rows marked as unproven that
+// have one.
+func Proofs(rows []Row, claims []Claim) (proofs []Proof, wrong []string) {
+	used := map[Claim]bool{}
+	for _, r := range rows {
+		p := Proof{Row: r}
+		for _, c := range claims {
+			if r.claimedBy(c) {
+				p.By = append(p.By, c)
+				used[c] = true
+			}
+		}
+		switch {
+		case r.Unproven && len(p.By) > 0:
+			wrong = append(wrong, fmt.Sprintf("%s is marked as unproven, and %s proves it: remove the mark", r.Name(), p.By[0].Test))
+		case r.Needs == "" && !r.Unproven && len(p.By) == 0:
+			wrong = append(wrong, r.Name()+" is proven by no test: write one with a line \"Acceptance: "+r.Name()+"\" in its doc comment")
+		}
+		proofs = append(proofs, p)
+	}
+	for _, c := range claims {
+		if !used[c] {
+			wrong = append(wrong, fmt.Sprintf("%s %s claims %q, and no row is called that", c.Package, c.Test, c.Row))
+		}
+		if !strings.HasPrefix(c.Test, "Test") {
+			wrong = append(wrong, fmt.Sprintf("%s %s claims %q and is no test", c.Package, c.Test, c.Row))
+		}
+	}
+	return proofs, wrong
+}
