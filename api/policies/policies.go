@@ -10,9 +10,13 @@ import (
 
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/policies/circuitbreaker"
+	"github.com/causeway-mesh/causeway/api/policies/faultinjection"
+	"github.com/causeway-mesh/causeway/api/policies/healthcheck"
 	"github.com/causeway-mesh/causeway/api/policies/httproute"
 	"github.com/causeway-mesh/causeway/api/policies/loadbalancingstrategy"
+	"github.com/causeway-mesh/causeway/api/policies/ratelimit"
 	"github.com/causeway-mesh/causeway/api/policies/retry"
+	"github.com/causeway-mesh/causeway/api/policies/tcproute"
 	"github.com/causeway-mesh/causeway/api/policies/timeout"
 	"github.com/causeway-mesh/causeway/api/policies/tls"
 	"github.com/causeway-mesh/causeway/api/policies/trafficpermission"
@@ -23,10 +27,14 @@ import (
 // All lists every policy. Later ones see what earlier ones did.
 var All = []policy.Policy{
 	httproute.Policy,
+	tcproute.Policy,
 	tls.Policy,
 	loadbalancingstrategy.Policy,
+	faultinjection.Policy,
+	ratelimit.Policy,
 	timeout.Policy,
 	trafficpermission.Policy,
+	healthcheck.Policy,
 	circuitbreaker.Policy,
 	retry.Policy,
 }
@@ -67,11 +75,28 @@ func Defaults(meshName string, skip []string) ([]resource.Resource, error) {
 // Ineffective says what of the policies in force for a destination has no effect beside the others.
 func Ineffective(protocol mesh.Protocol, effective func(typ string) policy.Effective) []string {
 	var b loadbalancingstrategy.Conf
+	var h healthcheck.Conf
 	var out []string
 	if read(effective(loadbalancingstrategy.Policy.Name), &b) {
 		out = loadbalancingstrategy.Ineffective(b, protocol.IsHTTP())
 	}
+	if read(effective(healthcheck.Policy.Name), &h) {
+		out = append(out, healthcheck.Ineffective(h, protocol)...)
+	}
+	out = append(out, ineffectiveRoutes(protocol, effective)...)
 	return append(out, ineffectiveRetries(protocol, effective)...)
+}
+
+// ineffectiveRoutes: a port is routed by requests or by connections.
+func ineffectiveRoutes(protocol mesh.Protocol, effective func(typ string) policy.Effective) []string {
+	byRequest, byConnection := effective(httproute.Policy.Name).Conf != "", effective(tcproute.Policy.Name).Conf != ""
+	switch {
+	case byRequest && !protocol.IsHTTP():
+		return []string{"MeshHTTPRoute: a port of protocol " + string(protocol) + " carries no requests that could be routed; use MeshTCPRoute"}
+	case byRequest && byConnection:
+		return []string{"MeshTCPRoute: the port is routed by requests, as there is a MeshHTTPRoute for it"}
+	}
+	return nil
 }
 
 func ineffectiveRetries(protocol mesh.Protocol, effective func(typ string) policy.Effective) []string {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
@@ -94,6 +95,74 @@ func Exactly(s string) *matcherv3.StringMatcher {
 // Regex is Envoy's matcher of a regular expression, which must match the whole string.
 func Regex(s string) *matcherv3.StringMatcher {
 	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: s}}}
+}
+
+// A HeaderValue is a header and its value.
+type HeaderValue struct {
+	// Name of the header.
+	Name string `json:"name"`
+	// Value of the header, taken literally.
+	Value string `json:"value"`
+}
+
+// maxHeaders is how many headers one list may hold.
+const maxHeaders = 16
+
+// Headers are headers that a policy gives to requests or responses: each name once, at most 16 in a list.
+type Headers struct {
+	// Set replaces headers, or adds those that are missing. Values are taken literally.
+	Set []HeaderValue `json:"set,omitempty"`
+	// Add adds values to headers. Values are taken literally.
+	Add []HeaderValue `json:"add,omitempty"`
+}
+
+// Check reports what is wrong with the headers. Names are noted in seen, for lists beside these.
+func (h Headers) Check(at resource.Path, seen map[string]bool) resource.Problems {
+	var ps resource.Problems
+	for _, list := range []struct {
+		name    string
+		entries []HeaderValue
+	}{{"set", h.Set}, {"add", h.Add}} {
+		at := at.Field(list.name)
+		if len(list.entries) > maxHeaders {
+			ps.Add(at, "has %d entries, at most %d are allowed", len(list.entries), maxHeaders)
+		}
+		for i, e := range list.entries {
+			ps.Append(CheckHeaderOnce(at.Index(i).Field("name"), e.Name, seen))
+			ps.Append(CheckHeaderValue(at.Index(i).Field("value"), e.Value))
+		}
+	}
+	return ps
+}
+
+// CheckHeaderOnce reports what is wrong with the name of a header, and when it was seen before.
+func CheckHeaderOnce(at resource.Path, name string, seen map[string]bool) resource.Problems {
+	ps := CheckHeaderName(at, name)
+	name = strings.ToLower(name)
+	if seen[name] {
+		ps.Add(at, "%s is given twice", resource.Quote(name))
+	}
+	seen[name] = true
+	return ps
+}
+
+// Options are the headers as Envoy wants them.
+func (h Headers) Options() []*corev3.HeaderValueOption {
+	var out []*corev3.HeaderValueOption
+	option := func(h HeaderValue, action corev3.HeaderValueOption_HeaderAppendAction) {
+		out = append(out, &corev3.HeaderValueOption{
+			// Envoy would take a percent sign for the beginning of a variable.
+			Header:       &corev3.HeaderValue{Key: h.Name, Value: strings.ReplaceAll(h.Value, "%", "%%")},
+			AppendAction: action,
+		})
+	}
+	for _, v := range h.Set {
+		option(v, corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD)
+	}
+	for _, v := range h.Add {
+		option(v, corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD)
+	}
+	return out
 }
 
 // CheckHeaderName reports why name cannot be the name of an HTTP header.

@@ -87,6 +87,10 @@ type Hooks[C any] struct {
 	TCP            Hook[func(C, proxy.Listener, *tcpproxyv3.TcpProxy)]
 	HTTPFilters    Hook[func(C, proxy.Listener) []Filter]
 	NetworkFilters Hook[func(C, proxy.Listener) []Filter]
+	// ClientFilters are the HTTP filters that requests of some clients pass, in this order, on a listener that takes them for a workload.
+	// They travel with routes, so that no edit drains anything, and there is one of each per match in rules: what it counts is counted for
+	// all clients of that match together.
+	ClientFilters Hook[func(C, proxy.Listener) []proto.Message]
 	// Endpoints arranges where the traffic to a destination goes.
 	Endpoints Hook[func(C, *proxy.Assignment)]
 	// Passthrough edits a listener that takes redirected connections to destinations that the mesh does not know.
@@ -96,6 +100,8 @@ type Hooks[C any] struct {
 	Resources Hook[func(C, proxy.Self) []Addition]
 	// Routes replaces the default route of an outbound by the policy's own; resolve finds the cluster of a backend.
 	Routes Hook[func(c C, d proxy.Destination, resolve Resolve) []RouteOf]
+	// Split divides the connections to a destination among clusters; resolve finds the cluster of a backend.
+	Split Hook[func(c C, d proxy.Destination, resolve Resolve) []Share]
 }
 
 // A Hook is a function and the fields it reads.
@@ -109,6 +115,9 @@ type Filter struct {
 	Name    string // of the filter in its chain, as Envoy's well-known name
 	Config  proto.Message
 	Dynamic bool
+	// Renews says that connections which passed the filter when it was configured otherwise must end: its edit drains the chain of a
+	// listener of bytes. Others go on, and only new connections meet the edit.
+	Renews bool
 }
 
 // An Addition is one resource that a policy adds to a proxy: one of the fields is set.
@@ -119,6 +128,12 @@ type Addition struct {
 
 // Resolve finds the cluster of a backend; ok is false when nothing matches it.
 type Resolve func(BackendRef) (cluster string, ok bool)
+
+// A Share is a part of the connections to a destination.
+type Share struct {
+	Cluster string // empty when the backend does not exist: these connections are closed
+	Weight  uint32 // greater than 0
+}
 
 // A RouteOf is an Envoy route and the policy rule it comes from.
 type RouteOf struct {
@@ -167,6 +182,8 @@ const (
 	HookRoutes         HookName = "routes"
 	HookPassthrough    HookName = "passthrough"
 	HookResources      HookName = "resources"
+	HookClientFilters  HookName = "clientFilters"
+	HookSplit          HookName = "split"
 )
 
 // Bound is what one effective configuration does to Envoy; absent hooks are nil.
@@ -181,6 +198,8 @@ type Bound struct {
 	Routes         func(proxy.Destination, Resolve) []RouteOf
 	Passthrough    func(proxy.Listener, *listenerv3.Listener)
 	Resources      func(proxy.Self) []Addition
+	ClientFilters  func(proxy.Listener) []proto.Message
+	Split          func(proxy.Destination, Resolve) []Share
 }
 
 // ProxyWide implements Policy.
@@ -279,6 +298,10 @@ func (k Kind[C]) Fields(h HookName) ([]string, bool) {
 		return hooks.Routes.Fields, hooks.Routes.Apply != nil
 	case HookPassthrough:
 		return hooks.Passthrough.Fields, hooks.Passthrough.Apply != nil
+	case HookClientFilters:
+		return hooks.ClientFilters.Fields, hooks.ClientFilters.Apply != nil
+	case HookSplit:
+		return hooks.Split.Fields, hooks.Split.Apply != nil
 	}
 	return nil, false
 }
@@ -320,6 +343,12 @@ func (k Kind[C]) Bind(conf string) (Bound, error) {
 	}
 	if f := h.Passthrough.Apply; f != nil {
 		b.Passthrough = func(l proxy.Listener, m *listenerv3.Listener) { f(c, l, m) }
+	}
+	if f := h.ClientFilters.Apply; f != nil {
+		b.ClientFilters = func(l proxy.Listener) []proto.Message { return f(c, l) }
+	}
+	if f := h.Split.Apply; f != nil {
+		b.Split = func(d proxy.Destination, r Resolve) []Share { return f(c, d, r) }
 	}
 	return b, nil
 }

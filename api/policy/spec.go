@@ -5,6 +5,7 @@ package policy
 
 import (
 	"encoding/json"
+	"maps"
 
 	"github.com/causeway-mesh/causeway/api/resource"
 )
@@ -136,6 +137,18 @@ func (b BackendRef) WeightOrDefault() uint32 {
 		return 1
 	}
 	return *b.Weight
+}
+
+// InNamespace makes the namespace of a backend explicit: a MeshService without one is looked for in that of the policy.
+// The other kinds of destinations belong to no namespace of applications.
+func (b BackendRef) InNamespace(namespace string) BackendRef {
+	if _, named := b.Labels[resource.LabelNamespace]; named || namespace == "" || b.Kind != TargetService {
+		return b
+	}
+	labels := map[string]string{resource.LabelNamespace: namespace}
+	maps.Copy(labels, b.Labels)
+	b.Labels = labels
+	return b
 }
 
 // Parts is one policy resource as the engine sees it: targets with the configuration as plain JSON trees.

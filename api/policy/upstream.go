@@ -1,8 +1,11 @@
 package policy
 
 import (
+	"cmp"
+
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -27,6 +30,31 @@ func EditHTTPOptions(c *clusterv3.Cluster, edit func(*httpv3.HttpProtocolOptions
 		c.TypedExtensionProtocolOptions = map[string]*anypb.Any{}
 	}
 	c.TypedExtensionProtocolOptions[httpOptions] = Pack(o)
+}
+
+// SpeaksHTTP2 says whether a cluster is spoken to with HTTP/2 and nothing else.
+func SpeaksHTTP2(c *clusterv3.Cluster) bool {
+	o := &httpv3.HttpProtocolOptions{}
+	a, ok := c.TypedExtensionProtocolOptions[httpOptions]
+	return ok && a.UnmarshalTo(o) == nil && o.GetExplicitHttpConfig().GetHttp2ProtocolOptions() != nil
+}
+
+// NoCluster is the name of a cluster that never exists: connections that are led to it are closed.
+const NoCluster = "system_none"
+
+// Divide leads the connections of a TCP proxy to clusters by their shares. No shares change nothing.
+func Divide(m *tcpproxyv3.TcpProxy, shares []Share) {
+	var list []*tcpproxyv3.TcpProxy_WeightedCluster_ClusterWeight
+	for _, s := range shares {
+		list = append(list, &tcpproxyv3.TcpProxy_WeightedCluster_ClusterWeight{Name: cmp.Or(s.Cluster, NoCluster), Weight: s.Weight})
+	}
+	switch len(list) {
+	case 0:
+	case 1:
+		m.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: list[0].Name}
+	default:
+		m.ClusterSpecifier = &tcpproxyv3.TcpProxy_WeightedClusters{WeightedClusters: &tcpproxyv3.TcpProxy_WeightedCluster{Clusters: list}}
+	}
 }
 
 // Pack wraps a message deterministically: equal configuration must be equal bytes.

@@ -88,6 +88,9 @@ func (s *scene) add(o policytest.Output) error {
 			s.http(name, proto.CloneOf(m))
 		case *tcpproxyv3.TcpProxy:
 			s.reach(m.GetCluster())
+			for _, c := range m.GetWeightedClusters().GetClusters() {
+				s.reach(c.Name)
+			}
 			s.listener(name, filter("envoy.filters.network.tcp_proxy", m))
 		case *corev3.TypedExtensionConfig:
 			s.extension(name, o.Hook, m)
@@ -151,7 +154,7 @@ func (s *scene) http(name string, m *hcmv3.HttpConnectionManager) {
 }
 
 func (s *scene) extension(name string, h policy.HookName, e *corev3.TypedExtensionConfig) {
-	if h == policy.HookHTTPFilters {
+	if h == policy.HookHTTPFilters || h == policy.HookClientFilters {
 		f := &hcmv3.HttpFilter{Name: e.Name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: e.TypedConfig}}
 		s.http(name, manager(&routev3.RouteConfiguration{}, f))
 		return

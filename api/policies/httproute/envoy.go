@@ -293,30 +293,12 @@ func (e Entry) mirrors(resolve policy.Resolve) []*routev3.RouteAction_RequestMir
 func (e Entry) editHeaders(r *routev3.Route) {
 	for _, f := range e.Filters {
 		if m := f.RequestHeaderModifier; f.Type == RequestHeaderModifier && m != nil {
-			r.RequestHeadersToAdd = append(r.RequestHeadersToAdd, m.added()...)
+			r.RequestHeadersToAdd = append(r.RequestHeadersToAdd, m.Options()...)
 			r.RequestHeadersToRemove = append(r.RequestHeadersToRemove, m.Remove...)
 		}
 		if m := f.ResponseHeaderModifier; f.Type == ResponseHeaderModifier && m != nil {
-			r.ResponseHeadersToAdd = append(r.ResponseHeadersToAdd, m.added()...)
+			r.ResponseHeadersToAdd = append(r.ResponseHeadersToAdd, m.Options()...)
 			r.ResponseHeadersToRemove = append(r.ResponseHeadersToRemove, m.Remove...)
 		}
 	}
-}
-
-func (m HeaderModifier) added() []*corev3.HeaderValueOption {
-	var out []*corev3.HeaderValueOption
-	option := func(h HeaderValue, action corev3.HeaderValueOption_HeaderAppendAction) {
-		out = append(out, &corev3.HeaderValueOption{
-			// Envoy would take a percent sign for the beginning of a variable.
-			Header:       &corev3.HeaderValue{Key: h.Name, Value: strings.ReplaceAll(h.Value, "%", "%%")},
-			AppendAction: action,
-		})
-	}
-	for _, h := range m.Set {
-		option(h, corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD)
-	}
-	for _, h := range m.Add {
-		option(h, corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD)
-	}
-	return out
 }

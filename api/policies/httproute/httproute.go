@@ -105,21 +105,11 @@ type Filter struct {
 }
 
 // HeaderModifier changes headers. At least one list, each name once in all of them, at most 16 entries per list.
+// The host is changed by URLRewrite, not here.
 type HeaderModifier struct {
-	// Set replaces headers, or adds those that are missing. Values are taken literally.
-	Set []HeaderValue `json:"set,omitempty"`
-	// Add adds values to headers. Values are taken literally.
-	Add []HeaderValue `json:"add,omitempty"`
+	policy.Headers
 	// Remove removes headers.
 	Remove []string `json:"remove,omitempty"`
-}
-
-// HeaderValue is a header and its value.
-type HeaderValue struct {
-	// Name of the header. The host is changed by URLRewrite, not here. Required.
-	Name string `json:"name"`
-	// Value of the header.
-	Value string `json:"value"`
 }
 
 // RequestRedirect answers with a redirect. What is not set stays as in the request.
@@ -369,33 +359,26 @@ func (m HeaderModifier) check(at resource.Path) resource.Problems {
 		ps.Add(at, "must have an entry in set, add or remove")
 	}
 	seen := map[string]bool{}
-	name := func(at resource.Path, n string) {
-		ps.Append(policy.CheckHeaderName(at, n))
-		n = strings.ToLower(n)
-		if n == "host" {
-			ps.Add(at, "must not be host; use a filter of type %s", Rewrite)
-		}
-		if seen[n] {
-			ps.Add(at, "%s is given twice", resource.Quote(n))
-		}
-		seen[n] = true
-	}
-	list := func(at resource.Path, hs []HeaderValue) {
-		if len(hs) > 16 {
-			ps.Add(at, "has %d entries, at most 16 are allowed", len(hs))
-		}
-		for i, h := range hs {
-			name(at.Index(i).Field("name"), h.Name)
-			ps.Append(policy.CheckHeaderValue(at.Index(i).Field("value"), h.Value))
-		}
-	}
-	list(at.Field("set"), m.Set)
-	list(at.Field("add"), m.Add)
+	ps.Append(m.Headers.Check(at, seen))
 	if len(m.Remove) > 16 {
 		ps.Add(at.Field("remove"), "has %d entries, at most 16 are allowed", len(m.Remove))
 	}
 	for i, n := range m.Remove {
-		name(at.Field("remove").Index(i), n)
+		ps.Append(policy.CheckHeaderOnce(at.Field("remove").Index(i), n, seen))
+	}
+	host := func(at resource.Path, name string) {
+		if strings.EqualFold(name, "host") {
+			ps.Add(at, "must not be host; use a filter of type %s", Rewrite)
+		}
+	}
+	for i, h := range m.Set {
+		host(at.Field("set").Index(i).Field("name"), h.Name)
+	}
+	for i, h := range m.Add {
+		host(at.Field("add").Index(i).Field("name"), h.Name)
+	}
+	for i, n := range m.Remove {
+		host(at.Field("remove").Index(i), n)
 	}
 	return ps
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/causeway-mesh/causeway/api/policy"
-	"github.com/causeway-mesh/causeway/api/resource"
 )
 
 // Routing is what is in force for a destination: routes in the order in which they are tried.
@@ -89,29 +88,17 @@ func (c RuleConf) in(namespace string) RuleConf {
 	}
 	c.BackendRefs = slices.Clone(c.BackendRefs)
 	for i, b := range c.BackendRefs {
-		c.BackendRefs[i] = inNamespace(b, namespace)
+		c.BackendRefs[i] = b.InNamespace(namespace)
 	}
 	c.Filters = slices.Clone(c.Filters)
 	for i, f := range c.Filters {
 		if f.RequestMirror != nil {
 			m := *f.RequestMirror
-			m.BackendRef = inNamespace(m.BackendRef, namespace)
+			m.BackendRef = m.BackendRef.InNamespace(namespace)
 			c.Filters[i].RequestMirror = &m
 		}
 	}
 	return c
-}
-
-func inNamespace(b policy.BackendRef, namespace string) policy.BackendRef {
-	if _, named := b.Labels[resource.LabelNamespace]; named || b.Kind != policy.TargetService {
-		return b
-	}
-	labels := map[string]string{resource.LabelNamespace: namespace}
-	for k, v := range b.Labels {
-		labels[k] = v
-	}
-	b.Labels = labels
-	return b
 }
 
 // pathOrRoot is the path with its default.

@@ -14,10 +14,12 @@ import (
 var folders = map[string]string{
 	"MeshHTTPRoute": "httproute", "MeshTimeout": "timeout", "MeshTrafficPermission": "trafficpermission",
 	"MeshCircuitBreaker": "circuitbreaker", "MeshRetry": "retry", "MeshLoadBalancingStrategy": "loadbalancingstrategy",
+	"MeshTCPRoute": "tcproute", "MeshFaultInjection": "faultinjection", "MeshRateLimit": "ratelimit", "MeshHealthCheck": "healthcheck",
 }
 
 var hooks = []policy.HookName{
 	policy.HookCluster, policy.HookRoutes, policy.HookRoute, policy.HookHTTP, policy.HookTCP, policy.HookHTTPFilters, policy.HookNetworkFilters,
+	policy.HookClientFilters, policy.HookSplit,
 }
 
 // A real Envoy accepts what every policy makes in every case, and every hook of every policy is shown in a case.

@@ -383,12 +383,12 @@ func (e element) outcome(t Failer, p policy.Policy, sources []policy.Sourced, su
 	t.Helper()
 	out := outcome{suffix: suffix, effective: p.Effective(e.Direction, string(e.Protocol), sources)}
 	for _, h := range []policy.HookName{
-		policy.HookCluster, policy.HookRoutes, policy.HookRoute, policy.HookHTTP, policy.HookTCP, policy.HookHTTPFilters, policy.HookNetworkFilters,
-		policy.HookResources,
+		policy.HookCluster, policy.HookRoutes, policy.HookRoute, policy.HookHTTP, policy.HookTCP, policy.HookSplit,
+		policy.HookHTTPFilters, policy.HookNetworkFilters, policy.HookClientFilters, policy.HookResources,
 	} {
 		fields, ok := p.Fields(h)
 		projected := policy.Project(out.effective.Conf, fields)
-		if !ok || projected == "" || suffix != "" && h != policy.HookRoute {
+		if !ok || projected == "" || suffix != "" && h != policy.HookRoute && h != policy.HookClientFilters {
 			continue
 		}
 		bound, err := p.Bind(projected)
@@ -464,9 +464,19 @@ func (e element) apply(h policy.HookName, b policy.Bound) []proto.Message {
 		m := &tcpproxyv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: name}}
 		b.TCP(listener, m)
 		return []proto.Message{m}
+	case h == policy.HookSplit:
+		m := &tcpproxyv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: name}}
+		policy.Divide(m, b.Split(destination, e.resolve))
+		return []proto.Message{m}
+	case h == policy.HookClientFilters && http:
+		var out []proto.Message
+		for _, m := range b.ClientFilters(listener) {
+			out = append(out, &corev3.TypedExtensionConfig{Name: name, TypedConfig: policy.Pack(m)})
+		}
+		return out
 	case h == policy.HookHTTPFilters && http:
 		return configs(b.HTTPFilters(listener))
-	case h == policy.HookNetworkFilters && !http:
+	case h == policy.HookNetworkFilters:
 		return configs(b.NetworkFilters(listener))
 	case h == policy.HookResources:
 		return additions(b.Resources(proxy.Self{Identity: !e.Plaintext, Transparent: true}))

@@ -32,12 +32,12 @@ func httpFilters(c Effective, l proxy.Listener) []policy.Filter {
 }
 
 func networkFilters(c Effective, l proxy.Listener) []policy.Filter {
-	if !judges(l) {
+	if !judges(l) || l.Protocol.IsHTTP() { // requests are judged one by one
 		return nil
 	}
 	enforced, shadow := c.matchers()
 	return []policy.Filter{{
-		Name: "envoy.filters.network.rbac", Dynamic: true,
+		Name: "envoy.filters.network.rbac", Dynamic: true, Renews: true,
 		Config: &networkrbacv3.RBAC{StatPrefix: l.Name + ".", Matcher: enforced, ShadowMatcher: shadow},
 	}}
 }
