@@ -119,7 +119,10 @@ func zoneHosts(z view.RemoteZone, scale uint32) []*host {
 	capacity, n := shares(z)
 	none := func(string) string { return "" }
 	add := func(out []*host, a *corev3.Address, health view.EndpointHealth, weight uint32) []*host {
-		return append(out, &host{proxy.Endpoint{Zone: z.Zone, Label: none, Priority: 1}, lbEndpoint(a, health, weight)})
+		lb := lbEndpoint(a, health, weight)
+		// What answers behind an ingress is now this instance, now that one: a check would judge a zone by any of them.
+		lb.GetEndpoint().HealthCheckConfig = &endpointv3.Endpoint_HealthCheckConfig{DisableActiveHealthCheck: true}
+		return append(out, &host{proxy.Endpoint{Zone: z.Zone, Label: none, Priority: 1}, lb})
 	}
 	var out []*host
 	for _, in := range z.Ingresses {

@@ -25,6 +25,9 @@ import (
 type clientFiltersKey struct {
 	Listener string
 	Protocol mesh.Protocol
+	// To and SNI are those of a chain of an egress.
+	To  proxy.Destination
+	SNI string
 	// Clients holds what the policies with such filters have in force, as canonical JSON of typedClients.
 	Clients string
 }
@@ -81,7 +84,7 @@ func (c *Compiler) typedClients(clients func(typ string) []view.Client, identity
 func (c *Compiler) buildClientFilters(_ *memo.Reader, k clientFiltersKey) clientFilters {
 	var types []typedClients
 	decode(k.Clients, &types)
-	l := proxy.Listener{Direction: proxy.Inbound, Name: k.Listener, Protocol: k.Protocol, MTLS: true}
+	l := proxy.Listener{Direction: proxy.Inbound, Name: k.Listener, Protocol: k.Protocol, Destination: k.To, MTLS: true, SNI: k.SNI}
 	var out clientFilters
 	var contents []conf
 	for _, t := range types {
@@ -221,8 +224,8 @@ func peerPredicate(m policy.Match) *predicate {
 
 var composite = mustPack(&compositev3.Composite{})
 
-// places are the filters of a chain that stand for those that depend on the client.
-func places(names []string) []*hcmv3.HttpFilter {
+// placeholders are the filters of a chain that stand for those that depend on the client.
+func placeholders(names []string) []*hcmv3.HttpFilter {
 	var out []*hcmv3.HttpFilter
 	for _, n := range names {
 		out = append(out, httpFilter(n, composite))
@@ -243,4 +246,4 @@ func fill(contents []conf) map[string]*anypb.Any {
 	return out
 }
 
-var compositePerRoute = mustPack(&compositev3.CompositePerRoute{}).TypeUrl
+var compositePerRoute = mustPack(&compositev3.CompositePerRoute{Matcher: &xdsmatcherv3.Matcher{}}).TypeUrl

@@ -100,11 +100,13 @@ type Compiler struct {
 	clusters       *memo.Func[clusterKey, built]
 	assignments    *memo.Func[assignmentKey, built]
 	routes         *memo.Func[routeKey, built]
+	splits         *memo.Func[splitKey, built]
 	outbounds      *memo.Func[outboundKey, halfListener]
 	inbounds       *memo.Func[inboundKey, halfListener]
 	inboundRoutes  *memo.Func[inboundRouteKey, built]
 	workloads      *memo.Func[workloadKey, built]
 	extensions     *memo.Func[extensionKey, extensionSet]
+	clientFilters  *memo.Func[clientFiltersKey, clientFilters]
 	additions      *memo.Func[additionKey, []built]
 	class          *memo.Func[resource.Key, Class]
 	shared         *memo.Func[sharedKey, Compiled]
@@ -134,12 +136,14 @@ func NewCompiler(v *view.View) *Compiler {
 	c.clusters = memo.NewFunc(g, "cluster", sameBuilt, c.buildCluster)
 	c.assignments = memo.NewFunc(g, "assignment", sameBuilt, c.buildAssignment)
 	c.routes = memo.NewFunc(g, "route", sameBuilt, c.buildRoutes)
+	c.splits = memo.NewFunc(g, "split", sameBuilt, c.buildSplit)
 	c.outbounds = memo.NewFunc(g, "outboundListener", sameHalf, c.buildOutbound)
 	c.inbounds = memo.NewFunc(g, "inboundListener", sameHalf, c.buildInbound)
 	c.inboundRoutes = memo.NewFunc(g, "inboundRoute", sameBuilt, c.buildInboundRoutes)
 	c.workloads = memo.NewFunc(g, "workload", sameBuilt, c.buildWorkload)
 	c.extensions = memo.NewFunc(g, "extension", sameExtensions, c.buildExtensions)
 	c.additions = memo.NewFunc(g, "addition", func(a, b []built) bool { return slices.EqualFunc(a, b, sameBuilt) }, c.buildAdditions)
+	c.clientFilters = memo.NewFunc(g, "clientFilters", sameClientFilters, c.buildClientFilters)
 	c.class = memo.NewFunc(g, "class", func(a, b Class) bool { return a == b }, c.classOf)
 	c.destinationsOf = memo.NewFunc(g, "outbounds", slices.Equal[[]outbound], c.computeOutbounds)
 	c.destination = memo.NewFunc(g, "destination", func(a, b []built) bool { return slices.EqualFunc(a, b, sameBuilt) }, c.buildDestination)

@@ -41,6 +41,7 @@ type egressChainKey struct {
 	HTTP    confs
 	TCP     confs
 	Filters string // as of an inbound
+	Places  string // as of an inbound
 }
 
 // An egressHalf is an egress without its address: the pieces of its listener, a chain each, and what they need.
@@ -145,15 +146,20 @@ func (c *Compiler) buildEgressService(r *memo.Reader, k egressServiceKey) egress
 	}
 
 	key := egressChainKey{Name: name, To: d.Destination, SNI: sni, TLS: c.confFor(tls.Policy.Resource().Name, everyone)}
-	hook := policy.HookNetworkFilters
+	ek := extensionKey{Listener: name, Protocol: d.Protocol, MTLS: true, Network: c.confsFor(policy.HookNetworkFilters, everyone), To: d.Destination, SNI: sni}
 	if d.Protocol.IsHTTP() {
-		hook = policy.HookHTTPFilters
+		ek.HTTP = c.confsFor(policy.HookHTTPFilters, everyone)
 		key.HTTP = c.confsFor(policy.HookHTTP, everyone)
-		out.add(c.inboundRoutes.Get(r, inboundRouteKey{name, d.Protocol, encode(c.clientConfs(clients, true)), true}))
+		byClient := c.clientFilters.Get(r, clientFiltersKey{name, d.Protocol, d.Destination, sni, encode(c.typedClients(clients, true))})
+		for _, p := range byClient.problems {
+			out.add(built{problem: &p})
+		}
+		key.Places = encode(byClient.places)
+		out.add(c.inboundRoutes.Get(r, inboundRouteKey{name, d.Protocol, encode(c.clientConfs(clients, true)), true, byClient.contents}))
 	} else {
 		key.TCP = c.confsFor(policy.HookTCP, everyone)
 	}
-	ext := c.extensions.Get(r, extensionKey{name, d.Protocol, c.confsFor(hook, everyone), d.Destination, sni})
+	ext := c.extensions.Get(r, ek)
 	key.Filters = encode(ext.refs)
 	for _, f := range ext.frags {
 		out.add(built{frag: f})
@@ -208,6 +214,8 @@ func (c *Compiler) hasRules(typ string) bool {
 func (c *Compiler) buildEgressChain(_ *memo.Reader, k egressChainKey) halfListener {
 	var filters []filterRef
 	decode(k.Filters, &filters)
+	var places []string
+	decode(k.Places, &places)
 	return c.half(k.Name, joinConfs(k.TLS, k.HTTP, k.TCP), func(cs []conf) (*listenerv3.Listener, []Ref, error) {
 		refs := []Ref{{Cluster, k.Name}}
 		if k.To.Protocol.IsHTTP() {
@@ -219,7 +227,7 @@ func (c *Compiler) buildEgressChain(_ *memo.Reader, k egressChainKey) halfListen
 			}
 		}
 		l := proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: k.To.Protocol, Destination: k.To, MTLS: true, SNI: k.SNI}
-		chain, err := c.chain(l, cs, filters)
+		chain, err := c.chain(l, cs, filters, places)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -35,7 +35,9 @@ type inboundKey struct {
 	TLS       confs // MeshTLS; only with an identity
 	Identity  bool
 	HTTP, TCP confs
-	Filters   string // what policies such as MeshTrafficPermission add, as canonical JSON of filterRefs
+	Filters   string // what policies such as MeshTrafficPermission add to chains of mesh TLS, as canonical JSON of filterRefs
+	Plain     string // the same of plaintext chains
+	Places    string // filters that depend on the client, as canonical JSON of their names
 }
 
 type inboundRouteKey struct {
@@ -44,6 +46,8 @@ type inboundRouteKey struct {
 	// Clients holds what is in force per client match, as canonical JSON.
 	Clients string
 	Egress  bool
+	// Filters stand in the places of filters that depend on the client.
+	Filters confs
 }
 
 type workloadKey struct {
@@ -59,7 +63,9 @@ type workloadKey struct {
 type extensionKey struct {
 	Listener string
 	Protocol mesh.Protocol
-	Confs    confs
+	MTLS     bool // the chain is one of mesh TLS
+	HTTP     confs
+	Network  confs
 	// To and SNI are those of a chain of an egress.
 	To  proxy.Destination
 	SNI string
@@ -84,8 +90,9 @@ type filterRef struct {
 	Name    string `json:"n"`
 	TypeURL string `json:"t"`
 	Dynamic bool   `json:"d"`
+	Network bool   `json:"w,omitempty"` // it takes connections, not requests
 	Config  []byte `json:"c,omitempty"` // of a filter that does not travel by ECDS
-	// Generation changes with the configuration of a network filter: Envoy judges an open TCP connection only once,
+	// Generation changes with the configuration of a filter that judges connections: Envoy judges an open one only once,
 	// so a new denial must drain the chain.
 	Generation string `json:"g,omitempty"`
 }
@@ -162,22 +169,33 @@ func (c *Compiler) inbound(r *memo.Reader, dp *mesh.Dataplane, in mesh.Inbound, 
 
 	out.addAll(c.additions.Get(r, additionKey{self, c.ownConfs(policy.HookResources, everyone)}))
 	key := inboundKey{Name: name, Protocol: protocol, Identity: self.Identity}
-	if self.Identity {
-		key.TLS = c.confFor(tls.Policy.Resource().Name, everyone)
-		hook := policy.HookNetworkFilters
+	filters := func(mtls bool) string {
+		k := extensionKey{Listener: name, Protocol: protocol, MTLS: mtls, Network: c.confsFor(policy.HookNetworkFilters, everyone)}
 		if protocol.IsHTTP() {
-			hook = policy.HookHTTPFilters
+			k.HTTP = c.confsFor(policy.HookHTTPFilters, everyone)
 		}
-		ext := c.extensions.Get(r, extensionKey{Listener: name, Protocol: protocol, Confs: c.confsFor(hook, everyone)})
-		key.Filters = encode(ext.refs)
+		ext := c.extensions.Get(r, k)
 		for _, f := range ext.frags {
 			out.add(built{frag: f})
 		}
 		out.add(built{problem: ext.problem})
+		return encode(ext.refs)
+	}
+	if self.Identity {
+		key.TLS = c.confFor(tls.Policy.Resource().Name, everyone)
+		key.Filters = filters(true)
+	}
+	if !self.Identity || tlsSettings(key.TLS.list()).ModeOrStrict() == tls.Permissive {
+		key.Plain = filters(false)
 	}
 	if protocol.IsHTTP() {
 		key.HTTP = c.confsFor(policy.HookHTTP, everyone)
-		out.add(c.inboundRoutes.Get(r, inboundRouteKey{name, protocol, encode(c.clientConfs(clients, self.Identity)), false}))
+		byClient := c.clientFilters.Get(r, clientFiltersKey{Listener: name, Protocol: protocol, Clients: encode(c.typedClients(clients, self.Identity))})
+		for _, p := range byClient.problems {
+			out.add(built{problem: &p})
+		}
+		key.Places = encode(byClient.places)
+		out.add(c.inboundRoutes.Get(r, inboundRouteKey{name, protocol, encode(c.clientConfs(clients, self.Identity)), false, byClient.contents}))
 	} else {
 		key.TCP = c.confsFor(policy.HookTCP, everyone)
 	}
@@ -264,8 +282,9 @@ func (c *Compiler) buildInboundRoutes(_ *memo.Reader, k inboundRouteKey) built {
 	for _, cl := range clients {
 		all = joinConfs(all, cl.Confs)
 	}
+	all = joinConfs(all, k.Filters)
 	return c.buildFragment(Route, k.Name, all, routeRefs, func(kept []conf) (proto.Message, error) {
-		vh := &routev3.VirtualHost{Name: k.Name, Domains: []string{"*"}}
+		vh := &routev3.VirtualHost{Name: k.Name, Domains: []string{"*"}, TypedPerFilterConfig: fill(keep(k.Filters.list(), kept))}
 		for i, cl := range clients {
 			name := "default"
 			if !cl.Match.IsZero() {
@@ -314,35 +333,39 @@ func peerMatchers(m policy.Match) []*matcherv3.FilterStateMatcher {
 // buildExtensions makes the filters that policies add to a listener. Those that change often travel by ECDS:
 // the listener then only names them, and an edit drains no connection.
 func (c *Compiler) buildExtensions(_ *memo.Reader, k extensionKey) extensionSet {
-	l := proxy.Listener{Direction: proxy.Inbound, Name: k.Listener, Protocol: k.Protocol, Destination: k.To, MTLS: true, SNI: k.SNI}
+	l := proxy.Listener{Direction: proxy.Inbound, Name: k.Listener, Protocol: k.Protocol, Destination: k.To, MTLS: k.MTLS, SNI: k.SNI}
 	var out extensionSet
-	for _, co := range k.Confs.list() {
-		var filters []policy.Filter
-		err := c.apply([]conf{co}, func(_ string, b policy.Bound) {
-			if k.Protocol.IsHTTP() {
-				filters = b.HTTPFilters(l)
-			} else {
-				filters = b.NetworkFilters(l)
+	add := func(cs confs, network bool) {
+		for _, co := range cs.list() {
+			var filters []policy.Filter
+			err := c.apply([]conf{co}, func(_ string, b policy.Bound) {
+				if network {
+					filters = b.NetworkFilters(l)
+				} else {
+					filters = b.HTTPFilters(l)
+				}
+			})
+			for _, f := range filters {
+				if err == nil {
+					err = out.add(k.Listener, f, network, co.Policies)
+				}
 			}
-		})
-		for _, f := range filters {
-			if err == nil {
-				err = out.add(k, f, co.Policies)
+			if err != nil {
+				out.problem = &Problem{Ref{Extension, k.Listener}, err.Error(), co.Policies}
 			}
-		}
-		if err != nil {
-			out.problem = &Problem{Ref{Extension, k.Listener}, err.Error(), co.Policies}
 		}
 	}
+	add(k.HTTP, false)
+	add(k.Network, true)
 	return out
 }
 
-func (s *extensionSet) add(k extensionKey, f policy.Filter, origins []resource.KRI) error {
+func (s *extensionSet) add(listener string, f policy.Filter, network bool, origins []resource.KRI) error {
 	a, err := pack(f.Config)
 	if err != nil {
 		return err
 	}
-	ref := filterRef{Name: k.Listener + "_" + f.Name, TypeURL: a.TypeUrl, Dynamic: f.Dynamic}
+	ref := filterRef{Name: listener + "_" + f.Name, TypeURL: a.TypeUrl, Dynamic: f.Dynamic, Network: network}
 	if !f.Dynamic {
 		ref.Config = a.Value
 		s.refs = append(s.refs, ref)
@@ -353,7 +376,7 @@ func (s *extensionSet) add(k extensionKey, f policy.Filter, origins []resource.K
 		return err
 	}
 	frag.Origins = origins
-	if !k.Protocol.IsHTTP() {
+	if f.Renews {
 		ref.Generation = frag.Version
 	}
 	s.refs, s.frags = append(s.refs, ref), append(s.frags, frag)
@@ -362,21 +385,22 @@ func (s *extensionSet) add(k extensionKey, f policy.Filter, origins []resource.K
 
 // buildInbound is the listener of an inbound without its address.
 func (c *Compiler) buildInbound(_ *memo.Reader, k inboundKey) halfListener {
-	var filters []filterRef
+	var filters, plainFilters []filterRef
 	decode(k.Filters, &filters)
+	decode(k.Plain, &plainFilters)
 	return c.half(k.Name, joinConfs(k.TLS, k.HTTP, k.TCP), func(cs []conf) (*listenerv3.Listener, []Ref, error) {
 		m := &listenerv3.Listener{Name: k.Name, TrafficDirection: corev3.TrafficDirection_INBOUND}
 		refs := []Ref{{Cluster, k.Name}}
 		if k.Protocol.IsHTTP() {
 			refs = append(refs, Ref{Route, k.Name})
 		}
-		for _, f := range filters {
-			if f.Dynamic {
-				refs = append(refs, Ref{Extension, f.Name})
+		for _, f := range slices.Concat(filters, plainFilters) {
+			if ref := (Ref{Extension, f.Name}); f.Dynamic && !slices.Contains(refs, ref) {
+				refs = append(refs, ref)
 			}
 		}
 		if !k.Identity {
-			plain, err := c.inboundChain(k, cs, false, nil)
+			plain, err := c.inboundChain(k, cs, false, plainFilters)
 			m.FilterChains = []*listenerv3.FilterChain{plain}
 			return m, refs, err
 		}
@@ -396,7 +420,7 @@ func (c *Compiler) buildInbound(_ *memo.Reader, k inboundKey) halfListener {
 		m.ContinueOnListenerFiltersTimeout = true
 		m.FilterChains = []*listenerv3.FilterChain{secured}
 		if settings.ModeOrStrict() == tls.Permissive {
-			err = c.permit(m, k, cs)
+			err = c.permit(m, k, cs, plainFilters)
 		}
 		return m, refs, err
 	})
@@ -415,14 +439,14 @@ func tlsSettings(cs []conf) tls.Conf {
 var tlsInspector = mustPack(&tlsinspectorv3.TlsInspector{})
 
 // permit adds the chains of a permissive listener: plaintext, and TLS that is the workload's own affair.
-func (c *Compiler) permit(m *listenerv3.Listener, k inboundKey, cs []conf) error {
+func (c *Compiler) permit(m *listenerv3.Listener, k inboundKey, cs []conf, filters []filterRef) error {
 	m.FilterChains[0].Name = "mesh_tls"
 	m.FilterChains[0].FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "tls", ApplicationProtocols: []string{alpn}}
 	through, err := c.tcpFilterOf(proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: mesh.TCP}, k.Name, nil)
 	if err != nil {
 		return err
 	}
-	plain, err := c.inboundChain(k, cs, false, nil)
+	plain, err := c.inboundChain(k, cs, false, filters)
 	if err != nil {
 		return err
 	}
@@ -434,36 +458,45 @@ func (c *Compiler) permit(m *listenerv3.Listener, k inboundKey, cs []conf) error
 	return nil
 }
 
-// inboundChain is a chain towards the workload. Filters of policies and facts about the client only exist where the peer is known.
+// inboundChain is a chain towards the workload.
 func (c *Compiler) inboundChain(k inboundKey, cs []conf, mtls bool, filters []filterRef) (*listenerv3.FilterChain, error) {
-	return c.chain(proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: k.Protocol, MTLS: mtls}, cs, filters)
+	var names []string
+	decode(k.Places, &names)
+	return c.chain(proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: k.Protocol, MTLS: mtls}, cs, filters, names)
 }
 
-// chain leads to the cluster that is called as the listener.
-func (c *Compiler) chain(l proxy.Listener, cs []conf, filters []filterRef) (*listenerv3.FilterChain, error) {
-	if l.Protocol.IsHTTP() {
-		return c.inboundHTTPChain(l, cs, filters)
-	}
+// chain leads to the cluster that is called as the listener. Facts about the client only exist where the peer is known.
+// Places are those of filters that depend on the client.
+func (c *Compiler) chain(l proxy.Listener, cs []conf, filters []filterRef, places []string) (*listenerv3.FilterChain, error) {
 	chain := &listenerv3.FilterChain{}
+	var requests []filterRef
 	for _, f := range filters {
+		if !f.Network {
+			requests = append(requests, f)
+			continue
+		}
 		nf := &listenerv3.Filter{Name: f.Name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: f.any()}}
 		if f.Dynamic {
 			nf.ConfigType = &listenerv3.Filter_ConfigDiscovery{ConfigDiscovery: f.discovery()}
+		}
+		if f.Generation != "" {
 			chain.Metadata = generation(chain.Metadata, f)
 		}
 		chain.Filters = append(chain.Filters, nf)
+	}
+	if l.Protocol.IsHTTP() {
+		return chain, c.inboundHTTP(chain, l, cs, requests, places)
 	}
 	tcp, err := c.tcpFilterOf(l, l.Name, cs)
 	chain.Filters = append(chain.Filters, tcp)
 	return chain, err
 }
 
-func (c *Compiler) inboundHTTPChain(l proxy.Listener, cs []conf, filters []filterRef) (*listenerv3.FilterChain, error) {
-	chain := &listenerv3.FilterChain{}
+func (c *Compiler) inboundHTTP(chain *listenerv3.FilterChain, l proxy.Listener, cs []conf, filters []filterRef, places []string) error {
 	if l.MTLS {
 		note, err := notePeer()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		chain.Filters = append(chain.Filters, note)
 	}
@@ -475,6 +508,7 @@ func (c *Compiler) inboundHTTPChain(l proxy.Listener, cs []conf, filters []filte
 		}
 		more = append(more, hf)
 	}
+	more = append(more, placeholders(places)...)
 	http, err := c.httpFilterOf(l, l.Name, cs, more, func(m *hcmv3.HttpConnectionManager) {
 		if l.MTLS && !l.Egress() { // who is outside of the mesh is not told who is inside
 			m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
@@ -482,7 +516,7 @@ func (c *Compiler) inboundHTTPChain(l proxy.Listener, cs []conf, filters []filte
 		}
 	})
 	chain.Filters = append(chain.Filters, http)
-	return chain, err
+	return err
 }
 
 func (f filterRef) any() *anypb.Any { return &anypb.Any{TypeUrl: f.TypeURL, Value: f.Config} }
@@ -506,11 +540,7 @@ func notePeer() (*listenerv3.Filter, error) {
 		return &commonstatev3.FilterStateValue{
 			Key:        &commonstatev3.FilterStateValue_ObjectKey{ObjectKey: key},
 			FactoryKey: "envoy.string",
-			Value: &commonstatev3.FilterStateValue_FormatString{FormatString: &corev3.SubstitutionFormatString{
-				Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: &corev3.DataSource{
-					Specifier: &corev3.DataSource_InlineString{InlineString: format},
-				}},
-			}},
+			Value:      &commonstatev3.FilterStateValue_FormatString{FormatString: plainText(format)},
 		}
 	}
 	return networkFilter("envoy.filters.network.set_filter_state", &setstatev3.Config{
@@ -518,4 +548,10 @@ func notePeer() (*listenerv3.Filter, error) {
 			value(peerURI, "%DOWNSTREAM_PEER_URI_SAN%"), value(peerName, "%REQUESTED_SERVER_NAME%"),
 		},
 	})
+}
+
+func plainText(format string) *corev3.SubstitutionFormatString {
+	return &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: &corev3.DataSource{
+		Specifier: &corev3.DataSource_InlineString{InlineString: format},
+	}}}
 }

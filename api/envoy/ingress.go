@@ -23,6 +23,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/api/memo"
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policy"
 	"github.com/causeway-mesh/causeway/api/proxy"
 	"github.com/causeway-mesh/causeway/api/view"
 )
@@ -34,7 +35,6 @@ const (
 	servicesChain  = "services"
 	healthChain    = "health"
 	healthCluster  = "system_health"
-	noCluster      = "system_none" // does not exist: sni_cluster names another
 	ingressConnect = 5 * time.Second
 )
 
@@ -138,7 +138,7 @@ func (c *Compiler) ingressListener(meshName string, l mesh.Listener) built {
 		if err != nil {
 			return nil, err
 		}
-		toService, err := tunnel(name, noCluster)
+		toService, err := tunnel(name, policy.NoCluster) // sni_cluster names another
 		if err != nil {
 			return nil, err
 		}

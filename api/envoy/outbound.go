@@ -60,6 +60,8 @@ type outboundKey struct {
 	To   proxy.Destination
 	HTTP confs
 	TCP  confs
+	// Split says that connections are divided among clusters, by a filter that travels apart.
+	Split bool
 }
 
 // effectiveFor is what the policies of a class put in force for a destination.
@@ -99,25 +101,19 @@ func (c *Compiler) outbound(r *memo.Reader, cl Class, d view.Destination, listed
 	return outbound{d, listed, cl.Identity && (d.Type == mesh.TypeMeshExternalService || c.view.Elsewhere(r, d.Key.Service) || c.view.TLSReady(r, d.Key.Service))}
 }
 
-// backends lists the destinations that the routes of a destination send to.
+// backends lists the destinations that traffic to a destination is led to.
 func (c *Compiler) backends(r *memo.Reader, cl Class, d view.Destination) []view.Destination {
-	if !d.Protocol.IsHTTP() {
-		return nil
-	}
-	routing := c.confsFor(policy.HookRoutes, c.effectiveFor(r, cl, d, resource.KRI{}))
-	if routing == "" {
-		return nil
-	}
 	var out []view.Destination
-	_ = c.apply(routing.list(), func(_ string, b policy.Bound) {
-		b.Routes(d.Destination, func(ref policy.BackendRef) (string, bool) {
-			backend, ok := c.view.Backend(r, cl.Mesh, ref)
-			if ok {
-				out = append(out, backend)
-			}
-			return backend.KRI.String(), ok
-		})
-	})
+	resolve := func(ref policy.BackendRef) (string, bool) {
+		backend, ok := c.view.Backend(r, cl.Mesh, ref)
+		if ok {
+			out = append(out, backend)
+		}
+		return backend.KRI.String(), ok
+	}
+	requests, connections := c.routingOf(r, cl, d)
+	_ = c.apply(requests.list(), func(_ string, b policy.Bound) { b.Routes(d.Destination, resolve) })
+	_ = c.apply(connections.list(), func(_ string, b policy.Bound) { b.Split(d.Destination, resolve) })
 	return out
 }
 
@@ -179,8 +175,13 @@ func (c *Compiler) buildDestination(r *memo.Reader, k destinationKey) []built {
 		c.clusters.Get(r, clusterKey{o.Key, o.Destination.Destination, o.TLS, c.confsFor(policy.HookCluster, effective)}),
 		c.assignments.Get(r, c.assignmentKeyOf(r, k.Class, o, effective)),
 	}
-	if o.Listed && o.Protocol.IsHTTP() {
-		out = append(out, c.routes.Get(r, c.routeKeyOf(r, k.Class, o.Destination)))
+	if o.Listed {
+		switch _, connections := c.routingOf(r, k.Class, o.Destination); {
+		case connections != "":
+			out = append(out, c.splits.Get(r, splitKey{o.Key, o.Destination.Destination, c.confsFor(policy.HookTCP, effective), connections}))
+		case o.Protocol.IsHTTP():
+			out = append(out, c.routes.Get(r, c.routeKeyOf(r, k.Class, o.Destination)))
+		}
 	}
 	if o.Listed {
 		out = append(out, c.additions.Get(r, additionKey{k.Class.self(), c.ownConfs(policy.HookResources, effective)})...)
@@ -223,6 +224,9 @@ func listenerName(kri resource.KRI, i int) string {
 
 func (c *Compiler) outboundKeyOf(r *memo.Reader, cl Class, d view.Destination, name string) outboundKey {
 	effective := c.effectiveFor(r, cl, d, resource.KRI{})
+	if _, connections := c.routingOf(r, cl, d); connections != "" {
+		return outboundKey{Name: name, To: d.Destination, Split: true}
+	}
 	if d.Protocol.IsHTTP() {
 		return outboundKey{Name: name, To: d.Destination, HTTP: c.confsFor(policy.HookHTTP, effective)}
 	}
@@ -391,14 +395,20 @@ func (c *Compiler) buildOutbound(_ *memo.Reader, k outboundKey) halfListener {
 	l := proxy.Listener{Direction: proxy.Outbound, Name: k.Name, Protocol: k.To.Protocol, Destination: k.To}
 	return c.half(k.Name, joinConfs(k.HTTP, k.TCP), func(cs []conf) (*listenerv3.Listener, []Ref, error) {
 		var filter *listenerv3.Filter
+		var before []*listenerv3.Filter
 		var err error
 		refs := []Ref{{Cluster, route}}
-		if k.To.Protocol.IsHTTP() {
+		switch {
+		case k.Split:
+			refs = []Ref{{Extension, route}}
+			filter = splitFilter(route)
+			before, err = splitPrologue(k.To.Protocol)
+		case k.To.Protocol.IsHTTP():
 			refs = []Ref{{Route, route}}
 			filter, err = c.httpFilterOf(l, route, cs, nil, func(m *hcmv3.HttpConnectionManager) {
 				m.NormalizePath = wrapperspb.Bool(true)
 			})
-		} else {
+		default:
 			filter, err = c.tcpFilterOf(l, route, cs)
 		}
 		if err != nil {
@@ -406,7 +416,7 @@ func (c *Compiler) buildOutbound(_ *memo.Reader, k outboundKey) halfListener {
 		}
 		return &listenerv3.Listener{
 			Name: k.Name, TrafficDirection: corev3.TrafficDirection_OUTBOUND,
-			FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{filter}}},
+			FilterChains: []*listenerv3.FilterChain{{Filters: append(before, filter)}},
 		}, refs, nil
 	})
 }
