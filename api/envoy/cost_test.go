@@ -3,6 +3,7 @@ package envoy_test
 import (
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 
 	"github.com/causeway-mesh/causeway/api"
@@ -15,7 +16,7 @@ import (
 
 // fragments are the computations that make Envoy resources; the rest finds out which are needed.
 var fragments = []string{
-	"cluster", "assignment", "route", "outboundListener", "blockListeners", "inboundListener", "inboundRoute", "workload", "extension",
+	"cluster", "assignment", "route", "outboundListener", "blockListeners", "inboundListener", "inboundRoute", "workload", "extension", "split",
 	"ingressCluster", "ingressAssignment", "healthResponder", "capture", "egressService", "egressChain", "egressCluster",
 }
 
@@ -69,9 +70,55 @@ spec:
   targetRef: {kind: Dataplane, labels: {kuma.io/workload: svc-0}}
   rules: [{default: {allow: [{spiffeID: {type: Exact, value: "spiffe://default.east.mesh.local/workload/svc-2"}}]}}]`)
 		}, map[string]uint64{"extension": 1}},
+		{"a rate of one workload", func() { w.put(rateOf("svc-0", "requestRate: {num: 5, interval: 1s}")) }, map[string]uint64{"inboundRoute": 1}},
+		{"the rate is edited", func() { w.put(rateOf("svc-0", "requestRate: {num: 6, interval: 1s}")) }, map[string]uint64{"inboundRoute": 1}},
+		{"faults of one workload", func() { w.put(faultsOf("svc-0", "{delay: {value: 1s, percentage: 1}}")) }, map[string]uint64{"inboundRoute": 1}},
+		{"its faults are edited", func() {
+			w.put(faultsOf("svc-0", "{delay: {value: 1s, percentage: 1}, abort: {httpStatus: 503, percentage: 1}}"))
+		}, map[string]uint64{"inboundRoute": 1}},
+		{"there are more faults than one filter can make", func() {
+			w.put(faultsOf("svc-0", "{abort: {httpStatus: 500, percentage: 1}}, {abort: {httpStatus: 503, percentage: 1}}"))
+		}, map[string]uint64{"inboundRoute": 1, "inboundListener": 1}},
+		{"a rate of connections", func() {
+			w.put(strings.Replace(rateOf("svc-1", "disabled: true"), "http: {disabled: true}", "tcp: {connectionRate: {num: 5, interval: 1s}}", 1))
+		}, map[string]uint64{"extension": 1, "inboundListener": 1}},
+		{"another rate of connections", func() {
+			w.put(strings.Replace(rateOf("svc-1", "disabled: true"), "http: {disabled: true}", "tcp: {connectionRate: {num: 6, interval: 1s}}", 1))
+		}, map[string]uint64{"extension": 1}},
+		{"health checks of one service", func() { w.put(checksOf("svc-7", "/ready")) }, map[string]uint64{"cluster": classes, "blockListeners": classes}},
+		{"they ask for another path", func() { w.put(checksOf("svc-7", "/live")) }, map[string]uint64{"cluster": classes}},
+		{"a service of bytes", func() {
+			w.put(strings.Replace(serviceOf("raw"), "appProtocol: http", "appProtocol: tcp", 1))
+			w.view.SetStatus(resource.Key{Type: mesh.TypeMeshService, Mesh: "default", Name: "raw"}, view.Status{VIPs: []string{"241.0.9.10"}})
+		}, map[string]uint64{"cluster": classes, "assignment": 1, "outboundListener": classes, "blockListeners": classes}}, // idle timeouts differ by class
+		{"its connections are divided", func() { w.put(splitOf("raw", 9)) },
+			map[string]uint64{"split": classes, "outboundListener": 1, "blockListeners": classes}},
+		{"the weights are edited", func() { w.put(splitOf("raw", 8)) }, map[string]uint64{"split": classes}},
 	} {
 		w.costs(c.name, c.change, c.want)
 	}
+}
+
+func rateOf(workload, http string) string {
+	return fmt.Sprintf("type: MeshRateLimit\nmesh: default\nname: rate-%s\nspec:\n  targetRef: {kind: Dataplane, labels: {kuma.io/workload: %s}}\n"+
+		"  rules: [{default: {local: {http: {%s}}}}]", workload, workload, http)
+}
+
+func faultsOf(workload, faults string) string {
+	return fmt.Sprintf("type: MeshFaultInjection\nmesh: default\nname: faults\nspec:\n  targetRef: {kind: Dataplane, labels: {kuma.io/workload: %s}}\n"+
+		"  rules: [{default: {http: [%s]}}]", workload, faults)
+}
+
+func checksOf(service, path string) string {
+	return fmt.Sprintf("type: MeshHealthCheck\nmesh: default\nname: checks\nspec:\n"+
+		"  to: [{targetRef: {kind: MeshService, labels: {kuma.io/display-name: %s}}, default: {http: {path: %s}}}]", service, path)
+}
+
+func splitOf(service string, weight int) string {
+	return fmt.Sprintf("type: MeshTCPRoute\nmesh: default\nname: split\nspec:\n"+
+		"  to:\n  - targetRef: {kind: MeshService, labels: {kuma.io/display-name: %s}}\n    rules: [{default: {backendRefs: ["+
+		"{kind: MeshService, labels: {kuma.io/display-name: %s}, port: 8080, weight: %d}, {kind: MeshService, labels: {kuma.io/display-name: svc-9}, port: 8080, weight: 1}]}}]",
+		service, service, weight)
 }
 
 // costs checks which fragments a change recomputes.

@@ -350,7 +350,7 @@ func (w *world) policy() string {
 	n := w.rnd.IntN(9) + 1
 	name := w.pick("p1", "p2", "p3")
 	var typ, spec string
-	switch w.rnd.IntN(9) {
+	switch w.rnd.IntN(15) {
 	case 7, 8:
 		typ = "MeshLoadBalancingStrategy"
 		spec = w.loadBalancing(n)
@@ -378,6 +378,26 @@ func (w *world) policy() string {
 	case 5:
 		typ = "MeshTLS"
 		spec = fmt.Sprintf("%s\n  rules: [{default: {mode: %s}}]", w.inboundTarget(), w.pick("Strict", "Permissive"))
+	case 9:
+		typ = "MeshRateLimit"
+		spec = fmt.Sprintf("%s\n  rules: [{default: {local: {http: {requestRate: {num: %d, interval: 1s}}%s}}}%s]", w.inboundTarget(), n,
+			w.maybe(fmt.Sprintf(", tcp: {connectionRate: {num: %d, interval: 1s}}", n)),
+			w.maybe(fmt.Sprintf(", {matches: [%s], default: {local: {http: {disabled: true}}}}", w.client())))
+	case 10:
+		typ = "MeshFaultInjection"
+		spec = fmt.Sprintf("%s\n  rules: [{default: {http: [{delay: {value: %dms, percentage: 1}}%s]}}%s]", w.inboundTarget(), n,
+			w.maybe(fmt.Sprintf(", {abort: {httpStatus: 503, percentage: %d}}, {abort: {httpStatus: 500, percentage: 1}}", n)),
+			w.maybe(fmt.Sprintf(", {matches: [%s], default: {http: []}}", w.client())))
+	case 11:
+		typ = "MeshHealthCheck"
+		spec = fmt.Sprintf("%s\n  to: [{targetRef: %s, default: {interval: %ds, http: {path: /%d}, tcp: {}%s}}]", w.target(), w.to(), n, n, w.maybe(", grpc: {}"))
+	case 12, 13:
+		typ, name = "MeshTCPRoute", w.pick("r1", "r2")
+		spec = fmt.Sprintf(`%s
+  to:
+  - targetRef: {kind: MeshService, labels: {kuma.io/display-name: %s}}
+    rules: [{default: {backendRefs: [{kind: MeshService, labels: {kuma.io/display-name: %s}, port: 80, weight: %d}, {kind: MeshService, labels: {kuma.io/display-name: %s}, port: %s}]}}]`,
+			w.target(), w.pick(services...), w.pick(services...), n-1, w.pick(services...), w.pick("80", "81"))
 	default:
 		typ, name = "MeshHTTPRoute", w.pick("r1", "r2")
 		spec = fmt.Sprintf(`%s
@@ -395,6 +415,11 @@ func (w *world) policy() string {
 func (w *world) backend() string {
 	return w.pick("{kind: MeshService, labels: {kuma.io/display-name: "+w.pick(services...)+"}, port: 80}",
 		"{kind: MeshExternalService, labels: {kuma.io/display-name: "+w.pick(external...)+"}}")
+}
+
+// client is a match of clients in rules.
+func (w *world) client() string {
+	return fmt.Sprintf("{spiffeID: {type: %s, value: 'spiffe://default.east.mesh.local/workload/%s'}}", w.pick("Exact", "Prefix"), w.pick(services...))
 }
 
 func (w *world) put(text string) string {

@@ -42,6 +42,9 @@ var words = map[string][]string{
 	"key":                {"zone/rack", "host", "a"},
 	"zones":              {"east", "west", "south"},
 	"path":               {"/", "/a"},
+	"limit":              {"50kbps", "1 Mbps", "0kbps"},
+	"eventLogPath":       {"/dev/null", "log"},
+	"send":               {"UElORw==", "ping"},
 }
 
 // variants are generated with the field of their type alone, or hardly any would be valid.
