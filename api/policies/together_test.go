@@ -135,6 +135,9 @@ func TestManuals(t *testing.T) {
 				t.Errorf("the manual of %s does not mention %s", k.Name, tag[1])
 			}
 		}
+		if k.Policy.HasRules && !strings.Contains(string(manual), "](../../policy/README.md)") {
+			t.Errorf("the manual of %s does not say where the evaluation of rules is explained", k.Name)
+		}
 		examples := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(manual), -1)
 		if len(examples) < 2 {
 			t.Errorf("the manual of %s has %d examples", k.Name, len(examples))
