@@ -250,7 +250,7 @@ networking:
 	w.costs("a service is added", func() { w.put(serviceOf("svc-new")) }, map[string]uint64{"cluster": 1, "assignment": 1, "route": 1})
 	w.costs("plaintext is accepted", func() {
 		w.put("type: MeshTLS\nmesh: default\nname: open\nspec: {rules: [{default: {mode: Permissive}}]}")
-	}, map[string]uint64{"inboundListener": 1, "capture": 2})
+	}, map[string]uint64{"inboundListener": 1, "extension": 1, "capture": 2}) // of the filters of the chain that takes it
 }
 
 // TestCostOfEgress counts the same where 30 external services are reached through two egresses, by the proxies of two classes.

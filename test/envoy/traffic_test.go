@@ -33,6 +33,8 @@ func TestTraffic(t *testing.T) {
 		{name: "routing", run: testRouting},
 		{name: "timeouts", run: testTimeouts},
 		{name: "retries", run: testRetries},
+		{name: "rates", run: testRates, skip: []string{"MeshRetry"}},
+		{name: "faults", run: testFaults, skip: []string{"MeshRetry"}},
 		{name: "limits", run: testLimits, skip: []string{"MeshRetry"}},
 		{name: "edits", run: testEdits, skip: []string{"MeshRetry"}},
 		{name: "leaving", run: testLeaving, skip: []string{"MeshRetry"}},

@@ -2,6 +2,7 @@ package testmesh
 
 import (
 	"bufio"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,9 +11,13 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
 )
@@ -30,11 +35,14 @@ type Answer struct {
 // An App is the server of a workload: it answers who it is and what it got. Over TCP it answers the first line with its name
 // and echoes the rest.
 // A request can ask for a delay and a status with the query parameters of these names.
+// With the protocol grpc it also serves the standard health service, whose answers tell its name in the header "instance".
 type App struct {
 	name     string
 	protocol mesh.Protocol
 	listener net.Listener
 	http     *http.Server
+	grpc     *grpc.Server
+	health   *health.Server
 	conns    sync.WaitGroup
 
 	mu       sync.Mutex
@@ -57,6 +65,9 @@ func startApp(t testing.TB, name string, p mesh.Protocol, place Place, host stri
 	}
 	a := &App{name: name, protocol: p, listener: l, seen: map[string]int{}, open: map[net.Conn]bool{}}
 	a.conns.Add(1)
+	if p == mesh.GRPC {
+		a.serveGRPC()
+	}
 	if p.IsHTTP() {
 		a.http = &http.Server{Handler: http.HandlerFunc(a.answer), Protocols: new(http.Protocols)}
 		a.http.Protocols.SetHTTP1(true)
@@ -81,6 +92,9 @@ func (a *App) Port() int { return a.listener.Addr().(*net.TCPAddr).Port }
 func (a *App) stop() {
 	if a.http != nil {
 		_ = a.http.Close() // also when it is closed already
+	}
+	if a.grpc != nil {
+		a.grpc.Stop()
 	}
 	_ = a.listener.Close()
 	a.mu.Lock()
@@ -115,7 +129,14 @@ func (a *App) accept() {
 func (a *App) echo(c net.Conn) {
 	defer a.conns.Done()
 	in := bufio.NewReader(c)
-	if _, err := in.ReadString('\n'); err == nil {
+	line, err := in.ReadString('\n')
+	if err == nil && line == tcpProbe {
+		a.mu.Lock()
+		if !a.sick {
+			_, _ = fmt.Fprintln(c, tcpWell) // who asks may have gone
+		}
+		a.mu.Unlock()
+	} else if err == nil {
 		a.mu.Lock()
 		a.seen["/"]++
 		a.mu.Unlock()
@@ -129,8 +150,23 @@ func (a *App) echo(c net.Conn) {
 	a.mu.Unlock()
 }
 
+// A TCP server that gets this line answers tcpWell and ends the connection when it is well, and just ends it when it is not.
+const (
+	tcpProbe = "are you well?\n"
+	tcpWell  = "I am well"
+)
+
+// TCPProbe is what to send to a TCP server to learn whether it is well, and what it then answers, both in base64.
+func TCPProbe() (send, receive string) {
+	return base64.StdEncoding.EncodeToString([]byte(tcpProbe)), base64.StdEncoding.EncodeToString([]byte(tcpWell))
+}
+
 // answer serves one request.
 func (a *App) answer(w http.ResponseWriter, r *http.Request) {
+	if a.grpc != nil && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+		a.grpc.ServeHTTP(w, r)
+		return
+	}
 	status := http.StatusOK
 	a.mu.Lock()
 	if r.URL.Path == ProbePath {
@@ -182,11 +218,14 @@ func (a *App) Fail(n, status int) {
 // Break lets the next n requests fail with a broken connection.
 func (a *App) Break(n int) { a.Fail(n, 0) }
 
-// SetWell decides what HTTP service probes are told.
+// SetWell decides what probes are told.
 func (a *App) SetWell(well bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.sick = !well
+	if a.health != nil {
+		a.health.SetServingStatus("", servingStatus(well))
+	}
 }
 
 // Seen is the number of requests for a path, or of TCP connections for "/", that have reached the server.
