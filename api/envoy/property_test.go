@@ -419,6 +419,9 @@ func (w *world) backend() string {
 
 // client is a match of clients in rules.
 func (w *world) client() string {
+	if w.rnd.IntN(3) == 0 {
+		return "{sni: {type: Exact, value: " + w.sni() + "}}"
+	}
 	return fmt.Sprintf("{spiffeID: {type: %s, value: 'spiffe://default.east.mesh.local/workload/%s'}}", w.pick("Exact", "Prefix"), w.pick(services...))
 }
 

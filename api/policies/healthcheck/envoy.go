@@ -61,6 +61,9 @@ func (c Conf) kind(p mesh.Protocol) kind {
 }
 
 func setCluster(c Conf, pc proxy.Cluster, m *clusterv3.Cluster) {
+	if pc.Destination.Type == policy.TargetExternal && !pc.Egress {
+		return // what answers behind an egress is now this endpoint, now that one; the egress checks them
+	}
 	if on := c.FailTrafficOnPanic; on != nil {
 		failOnPanic(m, *on)
 	}

@@ -169,6 +169,8 @@ type element struct {
 	Backends map[string]string `json:"backends"`
 	// Plaintext says that an inbound does not ask for mesh TLS.
 	Plaintext bool `json:"plaintext"`
+	// Egress says that a cluster is that of an egress, whose endpoints are those of an external service itself.
+	Egress bool `json:"egress"`
 }
 
 func (e element) withDefaults() element {
@@ -441,7 +443,7 @@ func (e element) apply(h policy.HookName, b policy.Bound) []proto.Message {
 	switch {
 	case h == policy.HookCluster:
 		m := e.cluster()
-		b.Cluster(proxy.Cluster{Direction: e.Direction, Name: name, Protocol: e.Protocol, Destination: listener.Destination}, m)
+		b.Cluster(proxy.Cluster{Direction: e.Direction, Name: name, Protocol: e.Protocol, Destination: listener.Destination, Egress: e.Egress}, m)
 		return []proto.Message{m}
 	case h == policy.HookRoutes && http:
 		var out []proto.Message
