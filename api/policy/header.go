@@ -99,7 +99,7 @@ func Regex(s string) *matcherv3.StringMatcher {
 
 // A HeaderValue is a header and its value.
 type HeaderValue struct {
-	// Name of the header.
+	// Name of the header. Required.
 	Name string `json:"name"`
 	// Value of the header, taken literally.
 	Value string `json:"value"`

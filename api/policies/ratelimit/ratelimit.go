@@ -60,7 +60,7 @@ type Rate struct {
 
 // OnRateLimit is the answer to a request beyond the limit.
 type OnRateLimit struct {
-	// Status of the answer, 400 to 599. Default 429. A grpc client gets RESOURCE_EXHAUSTED.
+	// Status of the answer, a registered one from 400 on. Default 429. A grpc client gets RESOURCE_EXHAUSTED.
 	Status *uint32 `json:"status,omitempty"`
 	// Headers of the answer.
 	Headers *policy.Headers `json:"headers,omitempty"`

@@ -30,6 +30,7 @@ type Spec struct {
 
 // To divides the connections to the destinations it targets.
 type To struct {
+	// TargetRef selects destinations.
 	TargetRef policy.TargetRef `json:"targetRef"`
 	// Rules holds one rule; there is nothing that several could be told apart by.
 	Rules []Rule `json:"rules,omitempty"`
@@ -37,6 +38,7 @@ type To struct {
 
 // Rule says where connections go.
 type Rule struct {
+	// Default says where connections go.
 	Default RuleConf `json:"default"`
 }
 
