@@ -199,6 +199,9 @@ func (d *Demo) prepare() error {
 		return err
 	}
 	d.global = global
+	if _, err := d.write("canary.yaml", canary()); err != nil {
+		return err
+	}
 	for i, name := range zoneNames {
 		d.zones = append(d.zones, d.newZone(name, i+1))
 	}
@@ -310,6 +313,9 @@ func (d *Demo) until(ctx context.Context, what string, cond func() (state string
 		}
 	}
 }
+
+// canaryFile is a policy for people to apply and edit.
+func (d *Demo) canaryFile() string { return d.file("canary.yaml") }
 
 func (d *Demo) file(name string) string { return filepath.Join(d.dir, name) }
 

@@ -16,6 +16,7 @@ import (
 type instance struct {
 	*proxy
 	service, next string
+	version       string
 	app           *http.Server
 }
 
@@ -27,7 +28,7 @@ const (
 )
 
 func (z *zone) newInstance(service string, position, n int) *instance {
-	i := &instance{proxy: z.newProxy(fmt.Sprintf("%s-%d", service, n), 10*(position+1)+n), service: service}
+	i := &instance{proxy: z.newProxy(fmt.Sprintf("%s-%d", service, n), 10*(position+1)+n), service: service, version: version(n)}
 	if position+1 < len(services) {
 		i.next = services[position+1]
 	}
@@ -56,7 +57,7 @@ func (i *instance) manifest() string {
 	fmt.Fprintf(&b, `type: Dataplane
 mesh: default
 name: %s
-labels: {kuma.io/workload: %s}
+labels: {kuma.io/workload: %s, version: %s}
 networking:
   address: %s
   inbound:
@@ -66,7 +67,7 @@ networking:
     serviceAddress: %s
     protocol: http
     serviceProbe: {interval: 1s, tcp: {}}
-`, i.name, i.service, ip, servicePort, appPort, ip)
+`, i.name, i.service, i.version, ip, servicePort, appPort, ip)
 	outbound := func(port int, service string) {
 		fmt.Fprintf(&b, "  - {address: %s, port: %d, backendRef: {kind: MeshMultiZoneService, labels: {kuma.io/display-name: %s}, port: %d}}\n",
 			ip, port, service, servicePort)

@@ -28,6 +28,44 @@ spec:
     default: {localityAwareness: {disabled: true}}
 `
 
+// canaried is the service whose second instance in each zone is its version 2.
+const canaried = "catalog"
+
+// version is what of a service the n-th instance runs.
+func version(n int) string { return fmt.Sprintf("v%d", n) }
+
+// versioned is one version of the canaried service, in one zone.
+func versioned(n int) string {
+	return fmt.Sprintf(`
+type: MeshService
+mesh: default
+name: %[1]s-%[2]s
+spec:
+  selector: {dataplaneLabels: {matchLabels: {kuma.io/workload: %[1]s, version: %[2]s}}}
+  ports: [{name: http, port: %[3]d, targetPort: %[3]d, appProtocol: http}]
+`, canaried, version(n), servicePort)
+}
+
+// canary sends one in four calls of the canaried service to its version 2, wherever the callers are.
+func canary() string {
+	share := func(n, weight int) string {
+		return fmt.Sprintf("{kind: MeshMultiZoneService, labels: {kuma.io/display-name: %s-%s}, port: %d, weight: %d}", canaried, version(n), servicePort, weight)
+	}
+	return fmt.Sprintf(`type: MeshHTTPRoute
+mesh: default
+name: %[1]s-canary
+spec:
+  to:
+  - targetRef: {kind: MeshMultiZoneService, labels: {kuma.io/display-name: %[1]s}}
+    rules:
+    - matches: [{path: {type: PathPrefix, value: /}}]
+      default:
+        backendRefs:
+        - %[2]s
+        - %[3]s
+`, canaried, share(1, 3), share(2, 1))
+}
+
 // spiffeID is who a service is in a zone.
 func spiffeID(zone, service string) string {
 	return fmt.Sprintf("spiffe://%s.%s.mesh.local/workload/%s", meshName, zone, service)
@@ -66,6 +104,9 @@ func declarations() string {
 	docs := []string{identity}
 	for i, s := range services[1:] {
 		docs = append(docs, joined(s), permission(services[i], s))
+	}
+	for n := 1; n <= instancesEach; n++ {
+		docs = append(docs, joined(canaried+"-"+version(n)))
 	}
 	return strings.Join(docs, "---")
 }

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -31,9 +33,10 @@ Look into it, with global as the control plane that you talk to:
   %[4]s get zones
   %[4]s get dataplanes
   %[4]s delete meshtrafficpermission web-to-catalog     # refused in both zones at once; heal gives it back
+  %[4]s apply -f %[9]s --wait   # a canary: one in four calls goes to version 2 of catalog
 
 Ctrl-C or "%[4]s demo down" takes everything down. Logs are in %[8]s.
-`, time.Since(d.began).Round(100*time.Millisecond), d.opts.Rate, d.doorURL(), d.opts.Name, d.global.api, d.global.caFile(), d.global.tokenFile(), d.dir)
+`, time.Since(d.began).Round(100*time.Millisecond), d.opts.Rate, d.doorURL(), d.opts.Name, d.global.api, d.global.caFile(), d.global.tokenFile(), d.dir, d.canaryFile())
 }
 
 // A step of the story is a sentence and what happens under load.
@@ -93,6 +96,8 @@ func (d *Demo) failover() []step {
 
 func (d *Demo) policy() []step {
 	return []step{
+		{"a canary written at global: one in four calls of catalog goes to version 2, and none leaves the zone", d.checkCanary, false},
+		{"the canary is deleted: both versions answer alike", d.then(d.removing("MeshHTTPRoute", canaried+"-canary"), d.untilShare(0.5)), false},
 		{"a policy written at global spreads calls of stock over both zones", d.checkSpread, false},
 		{"the gateway of west stops: all calls stay in east", d.then(d.run("break", "west", "--gateway"), d.settle), false},
 		{"it is healed: west answers its part again", d.then(d.run("heal"), d.untilAnswered("stock-1@west", "stock-2@west")), false},
@@ -271,6 +276,46 @@ func (d *Demo) untilWithdrawn(ctx context.Context) error {
 }
 
 // checkSpread wants answers of stock in both zones, whoever asks.
+// checkCanary applies the file that people find in the demo's directory.
+func (d *Demo) checkCanary(ctx context.Context) error {
+	text, err := os.ReadFile(d.canaryFile())
+	if err != nil {
+		return err
+	}
+	if _, err := d.global.apply(ctx, string(text)); err != nil {
+		return err
+	}
+	return d.then(d.untilShare(0.25), d.settle)(ctx)
+}
+
+// untilShare waits until version 2 answers about such a share of the calls of the canaried service.
+func (d *Demo) untilShare(share float64) act {
+	const tolerance, enough = 0.1, 60
+	return func(ctx context.Context) error {
+		w := d.traffic.watch()
+		defer w.close()
+		return d.until(ctx, fmt.Sprintf("version 2 of %s to answer %.0f%%", canaried, 100*share), func() (string, bool) {
+			t, _ := w.seen()
+			var all, second int
+			for by, n := range t.by {
+				for v := 1; v <= instancesEach; v++ {
+					if strings.HasPrefix(by, fmt.Sprintf("%s-%d@", canaried, v)) {
+						all += n
+						if version(v) == "v2" {
+							second += n
+						}
+					}
+				}
+			}
+			got := float64(second) / float64(max(all, 1))
+			if all >= enough && math.Abs(got-share) > tolerance {
+				w.restart()
+			}
+			return fmt.Sprintf("%d of %d", second, all), all >= enough && math.Abs(got-share) <= tolerance
+		})
+	}
+}
+
 func (d *Demo) checkSpread(ctx context.Context) error {
 	if _, err := d.global.apply(ctx, spread); err != nil {
 		return err

@@ -66,7 +66,7 @@ func (z *zone) join(ctx context.Context) error {
 	if err := z.ingress.prepare(ctx, c, "ingress", z.ingressManifest()); err != nil {
 		return err
 	}
-	if _, err := z.plane.apply(ctx, ingress(z.d.ip(z.row, z.ingress.host), ingressPort)); err != nil {
+	if _, err := z.plane.apply(ctx, z.declarations()); err != nil {
 		return err
 	}
 	z.d.done("zone "+z.name, "https://%s   ingress %s", z.plane.api, z.d.at(z.row, z.ingress.host, ingressPort))
@@ -84,6 +84,15 @@ func (z *zone) join(ctx context.Context) error {
 		})
 	}
 	return start.Wait()
+}
+
+// declarations are what is written at the zone: where others reach it, and what of its services are versions.
+func (z *zone) declarations() string {
+	docs := []string{ingress(z.d.ip(z.row, z.ingress.host), ingressPort)}
+	for n := 1; n <= instancesEach; n++ {
+		docs = append(docs, versioned(n))
+	}
+	return strings.Join(docs, "---")
 }
 
 func (z *zone) ingressManifest() string {
