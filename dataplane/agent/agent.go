@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/causeway-mesh/causeway/dataplane/dns"
 	"github.com/causeway-mesh/causeway/dataplane/envoy"
 	"github.com/causeway-mesh/causeway/dataplane/probe"
 	"github.com/causeway-mesh/causeway/dataplane/relay"
@@ -43,6 +44,7 @@ type agent struct {
 	version  string // of Envoy
 	build    string
 
+	names      *dns.Server // nil when no lookups are answered
 	prober     *probe.Prober
 	secrets    *sds.Server
 	relay      *relay.Server
@@ -140,6 +142,11 @@ func (a *agent) run(ctx context.Context) error {
 		socket.Close()
 		return err
 	}
+	if a.names, err = a.listenNames(); err != nil {
+		socket.Close()
+		closeAny(ready)
+		return err
+	}
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, work := errgroup.WithContext(work)
@@ -165,6 +172,9 @@ func (a *agent) run(ctx context.Context) error {
 	if ready != nil {
 		g.Go(func() error { return a.serveReadiness(work, ready) })
 	}
+	if a.names != nil {
+		g.Go(func() error { return a.names.Run(work) })
+	}
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():
@@ -177,6 +187,13 @@ func (a *agent) run(ctx context.Context) error {
 		return nil
 	})
 	return ignoreEnd(g.Wait())
+}
+
+// closeAny closes a listener if there is one.
+func closeAny(l net.Listener) {
+	if l != nil {
+		_ = l.Close()
+	}
 }
 
 func ignoreEnd(err error) error {
@@ -290,7 +307,22 @@ func (a *agent) readiness(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "TERMINATING", http.StatusServiceUnavailable)
 	case !a.supervisor.Status().running:
 		http.Error(w, "NOT READY: "+a.link.waitsFor(), http.StatusServiceUnavailable)
+	case !a.knowsNames():
+		http.Error(w, "NOT READY: the names of the mesh", http.StatusServiceUnavailable)
 	default:
 		fmt.Fprintln(w, "READY")
+	}
+}
+
+// knowsNames says that lookups of names of the mesh are answered, if they are to be.
+func (a *agent) knowsNames() bool {
+	if a.names == nil {
+		return true
+	}
+	select {
+	case <-a.names.Ready():
+		return true
+	default:
+		return false
 	}
 }

@@ -22,6 +22,7 @@ type Config struct {
 	Zone      ZoneConfig      `json:"zone"`
 	Dataplane DataplaneConfig `json:"dataplane"`
 	Envoy     EnvoyConfig     `json:"envoy"`
+	DNS       DNSConfig       `json:"dns"`
 	// RuntimeDir must be short: a Unix socket's path has room for about a hundred characters.
 	RuntimeDir       string        `json:"runtimeDir" doc:"private directory for sockets and locks, shared by the agents of one user; default one per user below the temporary directory"`
 	ReadinessAddress string        `json:"readinessAddress" doc:"host:port or unix:/path of the readiness check GET /ready; empty turns it off"`
@@ -121,6 +122,7 @@ func (c Config) Validate() resource.Problems {
 			ps.Add("readinessAddress", "%s is neither host:port nor unix:/path", resource.Quote(c.ReadinessAddress))
 		}
 	}
+	c.DNS.check(&ps)
 	if c.DrainTime < 0 {
 		ps.Add("drainTime", "must not be negative")
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -117,6 +118,7 @@ func (l *link) enroll(ctx context.Context, address string) error {
 	out, err := agentapi.NewAgentClient(conn).Enroll(ctx, &agentapi.EnrollRequest{
 		ControlRequest: der, Dataplane: l.a.self.yaml, Mesh: l.a.self.mesh, Name: l.a.self.name,
 		Instance: l.a.instance, Place: l.a.place, OutboundBlock: l.a.outboundBlock(), ClockMs: time.Now().UnixMilli(),
+		WithoutIpv6: l.a.self.transparent && !hasAddress(netip.IPv6Unspecified()),
 	})
 	if err != nil {
 		return classify(err)

@@ -281,6 +281,9 @@ func (l *link) hello() *agentapi.Hello {
 	if a.block != nil {
 		h.Features = append(h.Features, agentapi.FeatureBindOutbounds)
 	}
+	if a.names != nil {
+		h.Features, h.NamesVersion = append(h.Features, agentapi.FeatureNames), a.names.Version()
+	}
 	if l.identity.valid() {
 		h.IdentityLeaf = l.identity.chain[0]
 	}
@@ -323,6 +326,10 @@ func (l *link) welcome(ctx context.Context, in <-chan received, conn *grpc.Clien
 		l.mu.Unlock()
 		l.learn(w.GetAddresses())
 		l.a.prober.Set(targets(w.GetProbes()))
+		if l.a.names != nil && !slices.Contains(w.GetFeatures(), agentapi.FeatureNames) {
+			l.a.log.Warn("this zone sends no names of the mesh; upgrade it", "zone", w.GetZone())
+			l.a.names.Without()
+		}
 		l.offered(w.GetOffer())
 		l.open(conn)
 		l.a.log.Info("session with the zone", "zone", w.GetZone(), "instance", w.GetInstance(), "session", l.session)
@@ -404,6 +411,10 @@ func (l *link) message(in *agentapi.ZoneMessage) error {
 		l.renewed(m.Control)
 	case *agentapi.ZoneMessage_Probes:
 		l.a.prober.Set(targets(m.Probes.GetProbes()))
+	case *agentapi.ZoneMessage_Names:
+		if l.a.names != nil {
+			return l.a.names.Apply(m.Names)
+		}
 	case *agentapi.ZoneMessage_Problem:
 		return l.problem(m.Problem)
 	case *agentapi.ZoneMessage_GoodbyeDone:
