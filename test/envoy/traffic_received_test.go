@@ -148,8 +148,7 @@ func testRates(t *testing.T, m *testmesh.Mesh) {
 
 // testFaults: clients that a rule matches get faults, others do not; an edit leaves requests under way alone.
 //
-// Acceptance: U meshfaultinjection: abort and delay by client SPIFFE exact and prefix; others unaffected
-// Acceptance: K meshfaultinjection
+// Acceptance: U/K meshfaultinjection: abort and delay by client SPIFFE exact and prefix; others unaffected
 func testFaults(t *testing.T, m *testmesh.Mesh) {
 	m.Apply(t, identity)
 	all := m.Workloads(t, testmesh.Workload{Name: "web-1"}, testmesh.Workload{Name: "batch-1"}, testmesh.Workload{Name: "other-1"}, testmesh.Workload{Name: "backend-1"})

@@ -164,7 +164,7 @@ func TCPProbe() (send, receive string) {
 // answer serves one request.
 func (a *App) answer(w http.ResponseWriter, r *http.Request) {
 	if a.grpc != nil && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
-		a.grpc.ServeHTTP(w, r)
+		a.call(w, r)
 		return
 	}
 	status := http.StatusOK
@@ -208,7 +208,7 @@ func (a *App) answer(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(Answer{a.name, r.Method, r.URL.RequestURI(), r.Host, r.Proto, r.Header}) // the client may have gone
 }
 
-// Fail lets the next n requests fail with a status.
+// Fail lets the next n requests fail with a status, and calls of grpc with UNAVAILABLE.
 func (a *App) Fail(n, status int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -2,9 +2,12 @@ package testmesh
 
 import (
 	"context"
+	"net/http"
+	"strconv"
 	"testing"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -21,6 +24,27 @@ func (a *App) serveGRPC() {
 		return next(ctx, req)
 	}))
 	healthpb.RegisterHealthServer(a.grpc, a.health)
+}
+
+// call answers a call of grpc.
+func (a *App) call(w http.ResponseWriter, r *http.Request) {
+	if a.fails() { // in the headers, where a proxy sees it before it has passed anything on
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Grpc-Status", strconv.Itoa(int(codes.Unavailable)))
+		return
+	}
+	a.grpc.ServeHTTP(w, r)
+}
+
+// fails says whether a call is one of those that are to fail.
+func (a *App) fails() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.failures == 0 {
+		return false
+	}
+	a.failures--
+	return true
 }
 
 func servingStatus(well bool) healthpb.HealthCheckResponse_ServingStatus {
