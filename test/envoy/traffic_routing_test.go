@@ -10,6 +10,8 @@ import (
 )
 
 // testRouting is MeshHTTPRoute: one policy, and what each of its rules does to requests.
+//
+// Acceptance: K meshhttproute: default routing without policy; redirect; URL rewrite
 func testRouting(t *testing.T, m *testmesh.Mesh) {
 	all := m.Workloads(t, testmesh.Workload{Name: "web-1"}, testmesh.Workload{Name: "backend-1"}, testmesh.Workload{Name: "canary-1"})
 	web, canary := all[0], all[2]
