@@ -80,7 +80,7 @@ func resourcesTopic() string {
 	if t.write(&b, true) != nil {
 		return "" // a strings.Builder takes everything
 	}
-	return b.String()
+	return b.String() + "\n\"causeway explain TYPE\" tells what one of them means and which fields it has."
 }
 
 func writers(k resource.Kind) string {

@@ -52,7 +52,7 @@ type Inbound struct {
 	Address string `json:"address,omitempty"`
 	// Name by which services and policies refer to the inbound: a DNS label, unique in the proxy. Default the port.
 	Name string `json:"name,omitempty"`
-	// Protocol that the workload speaks: tcp, http, http2 or grpc. Default tcp.
+	// Protocol that the workload speaks: tcp, http, http2, grpc, tls, kafka or mysql (the last three are carried like tcp). Default tcp.
 	Protocol Protocol `json:"protocol,omitempty"`
 	// State of the inbound: Ready, NotReady (registered, gets no traffic) or Ignored (not exposed at all). Default Ready.
 	State InboundState `json:"state,omitempty"`

@@ -22,7 +22,7 @@ type MultiZonePort struct {
 	Name string `json:"name,omitempty"`
 	// Port under which clients find it, 1 to 65535, unique in the service. Required.
 	Port uint32 `json:"port"`
-	// AppProtocol is what is spoken: tcp, http, http2 or grpc. Default tcp.
+	// AppProtocol is what is spoken: tcp, http, http2, grpc, tls, kafka or mysql (the last three are carried like tcp). Default tcp.
 	AppProtocol Protocol `json:"appProtocol,omitempty"`
 }
 

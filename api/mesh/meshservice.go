@@ -53,7 +53,7 @@ type Port struct {
 	Port uint32 `json:"port"`
 	// TargetPort is the port of the selected proxies: its number, or the name of an inbound. Default port.
 	TargetPort PortRef `json:"targetPort,omitzero"`
-	// AppProtocol is what is spoken: tcp, http, http2 or grpc. Default tcp.
+	// AppProtocol is what is spoken: tcp, http, http2, grpc, tls, kafka or mysql (the last three are carried like tcp). Default tcp.
 	AppProtocol Protocol `json:"appProtocol,omitempty"`
 }
 

@@ -226,34 +226,21 @@ func (d describer) spec(k resource.Kind) openapi.Schema {
 
 // meta is what all resources have in front.
 func (d describer) meta(k resource.Kind, typ string) (properties openapi.Schema, required []string) {
-	text := func(description string) openapi.Schema {
-		return openapi.Schema{"type": "string", "description": description}
-	}
-	computed := func(s openapi.Schema) openapi.Schema { s["readOnly"] = true; return s }
-	instant := func(description string) openapi.Schema {
-		return computed(openapi.Schema{"type": "string", "format": "date-time", "description": description})
-	}
-	properties = openapi.Schema{
-		"type": openapi.Schema{"const": typ, "type": "string", "description": "Type of the resource."},
-		"name": text("Name of the resource, unique in its mesh for its type."),
-		"labels": openapi.Schema{
-			"type": "object", "additionalProperties": openapi.Schema{"type": "string"},
-			"description": "Labels by which others select the resource. Those of kuma.io are set by the control plane.",
-		},
-		"creationTime":     instant("When the resource was created."),
-		"modificationTime": instant("When the resource was changed last."),
-	}
-	required = []string{"type", "name"}
-	if k.Scope == resource.ScopeMesh {
-		properties["mesh"] = text("Mesh that the resource belongs to.")
-		required = append(required, "mesh")
-	}
-	if k.Short != "" {
-		properties["kri"] = computed(text("Identifier of the resource everywhere."))
+	front := d.catalog.Object(&schema.Type{Form: schema.Object, Fields: schema.Meta(k)}, false)
+	properties = openapi.Schema{"type": openapi.Schema{"const": typ, "type": "string", "description": "Type of the resource."}}
+	if fields, ok := front["properties"].(openapi.Schema); ok {
+		for name, f := range fields {
+			if name != "type" {
+				properties[name] = f
+			}
+		}
 	}
 	if k.Destination {
-		properties["snis"] = computed(openapi.Schema{"type": "array", "items": of[sni](d), "description": "Server names of the ports, as other zones use them."})
+		properties["snis"] = openapi.Schema{
+			"type": "array", "items": of[sni](d), "readOnly": true, "description": "Server names of the ports, as other zones use them.",
+		}
 	}
+	required, _ = front["required"].([]string)
 	return properties, required
 }
 

@@ -12,7 +12,6 @@ import (
 
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/policy"
-	"github.com/causeway-mesh/causeway/api/resource"
 )
 
 //go:generate go run ../../test/comments/generate
@@ -212,86 +211,4 @@ func nameOf(t reflect.Type) string {
 		return name
 	}
 	return strings.ToUpper(pkg[:1]) + pkg[1:] + name
-}
-
-// A Kind is a resource kind as users write and read it.
-type Kind struct {
-	resource.Kind
-	Spec *Type
-	// Status is nil for kinds without one.
-	Status *Type
-}
-
-// Kind describes a resource kind. Of a policy it leaves out the sections that the policy does not have.
-func (r *Reader) Kind(k resource.Kind) Kind {
-	out := Kind{Kind: k, Spec: r.Type(reflect.TypeOf(k.New()))}
-	if k.NewStatus != nil {
-		out.Status = r.Type(reflect.TypeOf(k.NewStatus()))
-	}
-	if k.Policy != nil && out.Spec.Form == Object {
-		out.Spec = r.policySpec(k, out.Spec)
-	}
-	return out
-}
-
-func (r *Reader) policySpec(k resource.Kind, spec *Type) *Type {
-	out := *spec
-	out.Name, out.Fields = "", nil
-	for _, f := range spec.Fields {
-		switch {
-		case f.Name == "to" && !k.Policy.HasTo, f.Name == "rules" && !k.Policy.HasRules, f.Name == "default" && !k.Policy.HasDefault:
-			continue
-		case f.Name == "to":
-			f.Type = each(f.Type, func(item *Type) { aim(item, k.Policy.ToKinds, true) })
-		case f.Name == "rules" && !k.Policy.RuleMatches:
-			f.Type = each(f.Type, func(item *Type) { item.Fields = without(item.Fields, "matches") })
-		}
-		out.Fields = append(out.Fields, f)
-	}
-	aim(&out, []string{policy.TargetMesh, policy.TargetDataplane}, false)
-	return &out
-}
-
-// each returns a list whose items are changed, without touching those of others.
-func each(list *Type, change func(*Type)) *Type {
-	item := *list.Elem
-	item.Name = "" // it is no longer what others contain
-	item.Fields = append([]Field(nil), item.Fields...)
-	change(&item)
-	out := *list
-	out.Elem = &item
-	return &out
-}
-
-// aim narrows the kinds that the targetRef of an object may name.
-func aim(t *Type, kinds []string, required bool) {
-	for i, f := range t.Fields {
-		if f.Name != "targetRef" {
-			continue
-		}
-		ref := *f.Type
-		ref.Name = ""
-		ref.Fields = append([]Field(nil), ref.Fields...)
-		for j := range ref.Fields {
-			if ref.Fields[j].Name != "kind" {
-				continue
-			}
-			ref.Fields[j].Values, ref.Fields[j].Required = kinds, required
-			ref.Fields[j].Doc = "Kind of what is selected: " + strings.Join(kinds, ", ") + "."
-			if ref.Fields[j].Default = "Mesh"; required {
-				ref.Fields[j].Default = ""
-			}
-		}
-		t.Fields[i].Type = &ref
-	}
-}
-
-func without(fields []Field, name string) []Field {
-	var out []Field
-	for _, f := range fields {
-		if f.Name != name {
-			out = append(out, f)
-		}
-	}
-	return out
 }

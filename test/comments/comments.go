@@ -21,7 +21,7 @@ import (
 var Folders = []string{"api/mesh", "api/policies", "api/policy", "api/resource", "api/rest"}
 
 // Of reads the packages in and below Folders and returns one line for each fact, sorted: the path of the package with the type and
-// the field, a tab, and the comment. A line whose name ends with "=" holds the constants of a string type.
+// the field, a tab, and the comment. A line whose name ends with "=" holds the constants of a string type, one without a type is about a package.
 func Of(fsys fs.FS) ([]byte, error) {
 	facts := map[string]string{}
 	for _, folder := range Folders {
@@ -55,6 +55,9 @@ func readFolder(facts map[string]string, fsys fs.FS, folder string) error {
 		f, err := parser.ParseFile(token.NewFileSet(), name, src, parser.ParseComments|parser.SkipObjectResolution)
 		if err != nil {
 			return err
+		}
+		if doc := line(f.Doc); doc != "" {
+			facts[path.Dir(name)] = doc
 		}
 		read(facts, path.Dir(name)+".", f)
 		return nil
