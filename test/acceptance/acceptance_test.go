@@ -92,6 +92,22 @@ func helps(t *testing.T) {}
 
 // Acceptance: U debt
 func TestDebt(t *testing.T) {}
+
+func TestParts(t *testing.T) {
+	for _, p := range []struct {
+		name string
+		run  func(*testing.T)
+	}{{name: "one of many", run: partOne}} {
+		t.Run(p.name, p.run)
+	}
+	t.Run("two", func(t *testing.T) { partTwo(t) })
+}
+
+// Acceptance: U parts: one
+func partOne(t *testing.T) {}
+
+// Acceptance: U parts: two
+func partTwo(t *testing.T) {}
 `)},
 		"a/testdata/b_test.go": {Data: []byte("package broken {")},
 		"a/a.go":               {Data: []byte("package a\n")},
@@ -107,6 +123,7 @@ func TestDebt(t *testing.T) {}
 		{Letters: "K", Suite: "debt"},
 		{Letters: "U", Suite: "debt", Unproven: true},
 		{Letters: "G", Suite: "else", Needs: "Gateway API"},
+		{Letters: "U", Suite: "parts"},
 	}
 	proofs, wrong := acceptance.Proofs(rows, claims)
 	text := strings.Join(wrong, "\n")
@@ -122,6 +139,8 @@ func TestDebt(t *testing.T) {}
 	results, err := acceptance.ReadResults(strings.NewReader(`{"Action":"run","Package":"github.com/causeway-mesh/causeway/a","Test":"TestGood"}
 {"Action":"fail","Package":"github.com/causeway-mesh/causeway/a","Test":"TestGood"}
 {"Action":"pass","Package":"github.com/causeway-mesh/causeway/a","Test":"TestGood"}
+{"Action":"pass","Package":"github.com/causeway-mesh/causeway/a","Test":"TestParts/one_of_many"}
+{"Action":"pass","Package":"github.com/causeway-mesh/causeway/a","Test":"TestParts/two"}
 {"Action":"skip","Package":"github.com/causeway-mesh/causeway/a","Test":"TestDebt"}
 {"Action":"pass","Package":"github.com/causeway-mesh/causeway/a"}
 `))
@@ -136,7 +155,7 @@ func TestDebt(t *testing.T) {}
 	if diff := cmp.Diff([]string{"U good", "U debt"}, failed); diff != "" { // helps did not run, TestDebt was skipped
 		t.Errorf("rows that the run did not prove: %s\n%s", diff, out.String())
 	}
-	for _, want := range []string{"a TestGood  pass", "a TestDebt  skip", "a helps     not run", "needs Gateway API", "unproven"} {
+	for _, want := range []string{"a TestGood               pass", "a TestDebt               skip", "a helps                  not run", "a TestParts/one_of_many  pass", "needs Gateway API", "unproven"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the report lacks %q:\n%s", want, out.String())
 		}

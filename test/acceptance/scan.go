@@ -6,9 +6,11 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -22,9 +24,10 @@ type Claim struct {
 
 var claimLine = regexp.MustCompile(`^\s*Acceptance: ([^:]+?)(?:: (.*))?$`)
 
-// Claims reads the doc comments of every test of a repository.
+// Claims reads the doc comments of every test of a repository, and of functions that are run as part of one.
 func Claims(repository fs.FS) ([]Claim, error) {
 	var out []Claim
+	files := map[string][]*ast.File{}
 	err := fs.WalkDir(repository, ".", func(name string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -42,27 +45,97 @@ func Claims(repository fs.FS) ([]Claim, error) {
 		if err != nil {
 			return err
 		}
-		for _, decl := range f.Decls {
-			if fn, ok := decl.(*ast.FuncDecl); ok {
-				out = append(out, claims(path.Dir(name), fn)...)
-			}
-		}
+		files[path.Dir(name)] = append(files[path.Dir(name)], f)
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("look for tests: %w", err)
 	}
+	for _, pkg := range slices.Sorted(maps.Keys(files)) {
+		for _, f := range files[pkg] {
+			for _, decl := range f.Decls {
+				if fn, ok := decl.(*ast.FuncDecl); ok {
+					out = append(out, claims(pkg, fn, files[pkg])...)
+				}
+			}
+		}
+	}
 	return out, nil
 }
 
-func claims(pkg string, fn *ast.FuncDecl) []Claim {
+func claims(pkg string, fn *ast.FuncDecl, files []*ast.File) []Claim {
 	var out []Claim
 	for line := range strings.Lines(fn.Doc.Text()) {
-		if m := claimLine.FindStringSubmatch(strings.TrimRight(line, "\n")); m != nil {
-			out = append(out, Claim{Package: pkg, Test: fn.Name.Name, Row: m[1], Says: m[2]})
+		m := claimLine.FindStringSubmatch(strings.TrimRight(line, "\n"))
+		if m == nil {
+			continue
 		}
+		test := fn.Name.Name
+		if !strings.HasPrefix(test, "Test") {
+			test = runAs(test, files)
+		}
+		out = append(out, Claim{Package: pkg, Test: test, Row: m[1], Says: m[2]})
 	}
 	return out
+}
+
+// runAs finds the test that runs a function as a part of itself, and the name that it gives to that part: in a call such as
+// t.Run("rates", testRates), or in an entry such as {name: "rates", run: testRates} of a list of parts.
+func runAs(fn string, files []*ast.File) string {
+	for _, f := range files {
+		for _, decl := range f.Decls {
+			test, ok := decl.(*ast.FuncDecl)
+			if !ok || !strings.HasPrefix(test.Name.Name, "Test") {
+				continue
+			}
+			var way []ast.Node
+			found := ""
+			ast.Inspect(test, func(n ast.Node) bool {
+				if n == nil {
+					way = way[:len(way)-1]
+					return false
+				}
+				way = append(way, n)
+				if id, ok := n.(*ast.Ident); ok && id.Name == fn && found == "" {
+					found = test.Name.Name + partName(way)
+				}
+				return true
+			})
+			if found != "" {
+				return found
+			}
+		}
+	}
+	return fn
+}
+
+// partName is what the nodes on the way to a function call it, beginning with a slash; empty when they do not say.
+func partName(way []ast.Node) string {
+	name := ""
+	for _, n := range way {
+		var first ast.Expr
+		switch n := n.(type) {
+		case *ast.CallExpr:
+			if s, ok := n.Fun.(*ast.SelectorExpr); ok && s.Sel.Name == "Run" && len(n.Args) > 0 {
+				first = n.Args[0]
+			}
+		case *ast.CompositeLit:
+			if len(n.Elts) > 0 {
+				first = n.Elts[0]
+			}
+			if kv, ok := first.(*ast.KeyValueExpr); ok {
+				first = kv.Value
+			}
+		}
+		lit, ok := first.(*ast.BasicLit)
+		if !ok || lit.Kind != token.STRING {
+			continue
+		}
+		if text, err := strconv.Unquote(lit.Value); err == nil {
+			name += "/" + strings.ReplaceAll(text, " ", "_")
+		}
+	}
+	return name
 }
 
 // Name is how the row is called.
