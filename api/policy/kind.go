@@ -102,6 +102,8 @@ type Hooks[C any] struct {
 	Routes Hook[func(c C, d proxy.Destination, resolve Resolve) []RouteOf]
 	// Split divides the connections to a destination among clusters; resolve finds the cluster of a backend.
 	Split Hook[func(c C, d proxy.Destination, resolve Resolve) []Share]
+	// Patches edits what has become of a proxy after all other policies. It gets the default of each policy by itself, unmerged.
+	Patches Hook[func(C) []Patch]
 }
 
 // A Hook is a function and the fields it reads.
@@ -184,6 +186,7 @@ const (
 	HookResources      HookName = "resources"
 	HookClientFilters  HookName = "clientFilters"
 	HookSplit          HookName = "split"
+	HookPatches        HookName = "patches"
 )
 
 // Bound is what one effective configuration does to Envoy; absent hooks are nil.
@@ -200,6 +203,7 @@ type Bound struct {
 	Resources      func(proxy.Self) []Addition
 	ClientFilters  func(proxy.Listener) []proto.Message
 	Split          func(proxy.Destination, Resolve) []Share
+	Patches        func() []Patch
 }
 
 // ProxyWide implements Policy.
@@ -302,6 +306,8 @@ func (k Kind[C]) Fields(h HookName) ([]string, bool) {
 		return hooks.ClientFilters.Fields, hooks.ClientFilters.Apply != nil
 	case HookSplit:
 		return hooks.Split.Fields, hooks.Split.Apply != nil
+	case HookPatches:
+		return hooks.Patches.Fields, hooks.Patches.Apply != nil
 	}
 	return nil, false
 }
@@ -349,6 +355,9 @@ func (k Kind[C]) Bind(conf string) (Bound, error) {
 	}
 	if f := h.Split.Apply; f != nil {
 		b.Split = func(d proxy.Destination, r Resolve) []Share { return f(c, d, r) }
+	}
+	if f := h.Patches.Apply; f != nil {
+		b.Patches = func() []Patch { return f(c) }
 	}
 	return b, nil
 }
