@@ -3,6 +3,7 @@ package envoy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -212,12 +213,11 @@ func listenerRefs(m proto.Message) []Ref {
 			out = append(out, ref)
 		}
 	}
-	chains := l.FilterChains
-	if l.DefaultFilterChain != nil {
-		chains = append(chains[:len(chains):len(chains)], l.DefaultFilterChain)
-	}
-	for _, chain := range chains {
+	for _, chain := range chainsOf(l) {
 		for _, f := range chain.Filters {
+			if f.GetConfigDiscovery() != nil {
+				add(Extension, f.Name)
+			}
 			var tcp tcpproxyv3.TcpProxy
 			var http hcmv3.HttpConnectionManager
 			switch a := f.GetTypedConfig(); {
@@ -231,8 +231,21 @@ func listenerRefs(m proto.Message) []Ref {
 				for _, ref := range routeRefs(http.GetRouteConfig()) {
 					add(ref.Type, ref.Name)
 				}
+				for _, x := range http.HttpFilters {
+					if x.GetConfigDiscovery() != nil {
+						add(Extension, x.Name)
+					}
+				}
 			}
 		}
 	}
 	return out
+}
+
+// chainsOf are all filter chains of a listener.
+func chainsOf(l *listenerv3.Listener) []*listenerv3.FilterChain {
+	if d := l.GetDefaultFilterChain(); d != nil {
+		return append(slices.Clone(l.GetFilterChains()), d)
+	}
+	return l.GetFilterChains()
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/api/memo"
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policy"
 	"github.com/causeway-mesh/causeway/api/proxy"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/view"
@@ -70,6 +71,8 @@ type Class struct {
 	Ingress bool
 	// Reachable holds the destinations the proxies asked for as canonical JSON; empty means all.
 	Reachable string
+	// Envoy is the version that the proxies run, when they are patched and Envoys of that version have refused anything; else empty.
+	Envoy string
 }
 
 // self is what policies that add resources know of the proxies.
@@ -101,8 +104,8 @@ type Compiler struct {
 	assignments    *memo.Func[assignmentKey, built]
 	routes         *memo.Func[routeKey, built]
 	splits         *memo.Func[splitKey, built]
-	outbounds      *memo.Func[outboundKey, halfListener]
-	inbounds       *memo.Func[inboundKey, halfListener]
+	outbounds      *memo.Func[outboundKey, *halfListener]
+	inbounds       *memo.Func[inboundKey, *halfListener]
 	inboundRoutes  *memo.Func[inboundRouteKey, built]
 	workloads      *memo.Func[workloadKey, built]
 	extensions     *memo.Func[extensionKey, extensionSet]
@@ -125,8 +128,12 @@ type Compiler struct {
 
 	egresses       *memo.Func[egressKey, egressHalf]
 	egressServices *memo.Func[egressServiceKey, egressHalf]
-	egressChains   *memo.Func[egressChainKey, halfListener]
+	egressChains   *memo.Func[egressChainKey, *halfListener]
 	egressClusters *memo.Func[egressClusterKey, built]
+	patchLists     *memo.Func[patchListKey, []patchDef]
+	boundPatches   *memo.Func[patchConf, policy.Patch]
+	parts          *memo.Func[*Fragment, parts]
+	patchedFrags   *memo.Func[patchKey, patched]
 }
 
 // NewCompiler returns a compiler over a view.
@@ -158,6 +165,10 @@ func NewCompiler(v *view.View) *Compiler {
 	c.egressServices = memo.NewFunc(g, "egressService", sameEgress, c.buildEgressService)
 	c.egressChains = memo.NewFunc(g, "egressChain", sameHalf, c.buildEgressChain)
 	c.egressClusters = memo.NewFunc(g, "egressCluster", sameBuilt, c.buildEgressCluster)
+	c.patchLists = memo.NewFunc(g, "patches", slices.Equal[[]patchDef], c.computePatches)
+	c.boundPatches = memo.NewFunc(g, "boundPatch", nil, c.bindPatch)
+	c.parts = memo.NewFunc(g, "parts", nil, c.computeParts)
+	c.patchedFrags = memo.NewFunc(g, "patched", samePatched, c.buildPatched)
 	c.shared = memo.NewFunc(g, "shared", sameCompiled, c.compileShared)
 	c.own = memo.NewFunc(g, "own", sameCompiled, c.compileOwn)
 	c.proxies = memo.NewFunc(g, "proxy", func(a, b ProxyConfig) bool {
@@ -178,7 +189,7 @@ func (c *Compiler) compileProxy(r *memo.Reader, k resource.Key) ProxyConfig {
 	}
 	s := c.shared.Get(r, c.sharedBy(r, k))
 	o := c.own.Get(r, k)
-	return ProxyConfig{Shared: s.Part, Own: o.Part, Problems: slices.Concat(s.Problems, o.Problems)}
+	return apart(ProxyConfig{Shared: s.Part, Own: o.Part, Problems: slices.Concat(s.Problems, o.Problems)})
 }
 
 func (c *Compiler) classOf(r *memo.Reader, k resource.Key) Class {
@@ -190,7 +201,10 @@ func (c *Compiler) classOf(r *memo.Reader, k resource.Key) Class {
 	ingress := dp.HasListener(mesh.ZoneIngress)
 	selected := c.view.Selected(r, k)
 	if onlyListens(dp) {
-		return Class{Mesh: k.Mesh, Proxy: encodeSets(selected, proxySet), Ingress: ingress, Reachable: view.EncodeReachable(&mesh.ReachableBackends{})}
+		return Class{
+			Mesh: k.Mesh, Proxy: encodeSets(selected, proxySet), Ingress: ingress, Reachable: view.EncodeReachable(&mesh.ReachableBackends{}),
+			Envoy: c.patchingOf(r, k, selected).Envoy,
+		}
 	}
 	cl := Class{
 		Mesh:        k.Mesh,
@@ -201,6 +215,7 @@ func (c *Compiler) classOf(r *memo.Reader, k resource.Key) Class {
 		Identity:    c.view.IdentityOf(r, k).SPIFFEID != "",
 		Transparent: dp.Transparent(),
 		Capture:     captureOf(dp.Networking.TransparentProxying),
+		Envoy:       c.patchingOf(r, k, selected).Envoy,
 	}
 	if tp := dp.Networking.TransparentProxying; tp != nil {
 		cl.Reachable = view.EncodeReachable(tp.ReachableBackends)
@@ -235,9 +250,46 @@ func (c *Compiler) labelsFor(r *memo.Reader, dp resource.Meta, selected []view.S
 
 // collector gathers fragments and problems of one part.
 type collector struct {
-	frags    []*Fragment
+	pieces   []piece
 	problems []Problem
 	seen     map[Ref]bool
+}
+
+// A piece is a fragment, or a listener that still lacks its address.
+type piece struct {
+	frag *Fragment
+	half *halfListener
+	at   place
+}
+
+// A place is the address of a listener.
+type place struct {
+	address string
+	port    uint32
+	bind    bool
+}
+
+func (p piece) ref() Ref {
+	if p.half != nil {
+		return Ref{Listener, p.half.name}
+	}
+	return Ref{p.frag.Type, p.frag.Name}
+}
+
+// base is the fragment that a piece is or is made of.
+func (p piece) base() *Fragment {
+	if p.half != nil {
+		return p.half.frag
+	}
+	return p.frag
+}
+
+// whole is the fragment with its address.
+func (p piece) whole() built {
+	if p.half != nil {
+		return p.half.at(p.at)
+	}
+	return built{frag: p.frag}
 }
 
 func (c *collector) add(b built) {
@@ -247,7 +299,22 @@ func (c *collector) add(b built) {
 	if b.frag == nil {
 		return
 	}
-	ref := Ref{b.frag.Type, b.frag.Name}
+	c.collect(piece{frag: b.frag})
+}
+
+// listen collects a listener and its address.
+func (c *collector) listen(half *halfListener, at place) {
+	if half.problem != nil {
+		c.problems = append(c.problems, *half.problem)
+	}
+	if half.frag != nil {
+		c.collect(piece{half: half, at: at})
+	}
+}
+
+// collect adds a piece, unless there is one of its name.
+func (c *collector) collect(p piece) {
+	ref := p.ref()
 	if c.seen[ref] {
 		return
 	}
@@ -255,7 +322,7 @@ func (c *collector) add(b built) {
 		c.seen = map[Ref]bool{}
 	}
 	c.seen[ref] = true
-	c.frags = append(c.frags, b.frag)
+	c.pieces = append(c.pieces, p)
 }
 
 func (c *collector) addAll(list []built) {
@@ -264,4 +331,16 @@ func (c *collector) addAll(list []built) {
 	}
 }
 
-func (c *collector) compiled() Compiled { return Compiled{NewPart(c.frags), c.problems} }
+func (c *collector) compiled() Compiled {
+	frags := make([]*Fragment, 0, len(c.pieces))
+	for _, p := range c.pieces {
+		b := p.whole()
+		if b.problem != nil {
+			c.problems = append(c.problems, *b.problem)
+		}
+		if b.frag != nil {
+			frags = append(frags, b.frag)
+		}
+	}
+	return Compiled{NewPart(frags), c.problems}
+}

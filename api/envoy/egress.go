@@ -168,8 +168,8 @@ func (c *Compiler) buildEgressService(r *memo.Reader, k egressServiceKey) egress
 
 	chain := c.egressChains.Get(r, key)
 	out.add(built{problem: chain.problem})
-	if chain.bytes != nil {
-		out.chains, out.refs, out.origins = [][]byte{chain.bytes}, chain.refs, chain.origins
+	if chain.frag != nil {
+		out.chains, out.refs, out.origins = [][]byte{chain.bytes}, chain.frag.Refs, chain.frag.Origins
 	}
 	return out
 }
@@ -211,7 +211,7 @@ func (c *Compiler) hasRules(typ string) bool {
 }
 
 // buildEgressChain is a listener with nothing but the chain, to be joined with others.
-func (c *Compiler) buildEgressChain(_ *memo.Reader, k egressChainKey) halfListener {
+func (c *Compiler) buildEgressChain(_ *memo.Reader, k egressChainKey) *halfListener {
 	var filters []filterRef
 	decode(k.Filters, &filters)
 	var places []string

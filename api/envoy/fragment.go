@@ -72,6 +72,18 @@ type Fragment struct {
 	Refs []Ref
 	// Origins are the policies that contributed, for naming a culprit when Envoy rejects the fragment.
 	Origins []resource.KRI
+	// Base identifies the fragment as it is without patches and, for listeners, without the address; empty: by its version.
+	Base string
+	// Patches are the IDs of the patches of users that made the fragment of its base, in order.
+	Patches []string
+}
+
+// BaseOrVersion identifies what the fragment is without patches.
+func (f *Fragment) BaseOrVersion() string {
+	if f.Base == "" {
+		return f.Version
+	}
+	return f.Base
 }
 
 // Size is the number of bytes the fragment takes in a response.
@@ -281,6 +293,8 @@ type Table struct {
 	Own    *Part
 	// Sequence is the zone's input sequence that the table reflects.
 	Sequence uint64
+	// Problems say what in it is not as declared.
+	Problems []Problem
 }
 
 // Get finds a fragment by name in either part, nil when there is none.

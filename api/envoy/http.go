@@ -106,7 +106,7 @@ func routeRefs(m proto.Message) []Ref {
 			out = append(out, ref)
 		}
 	}
-	for _, vh := range rc.VirtualHosts {
+	for _, vh := range rc.GetVirtualHosts() {
 		for _, ro := range vh.Routes {
 			action := ro.GetRoute()
 			add(action.GetCluster())

@@ -130,6 +130,7 @@ func (c *Compiler) compileOwn(r *memo.Reader, k resource.Key) Compiled {
 	} else {
 		c.ownOutbounds(r, k, &dp.Networking, &out)
 	}
+	c.patch(r, k.Mesh, c.patchingOf(r, k, selected), res.Labels, true, &out)
 	return out.compiled()
 }
 
@@ -199,7 +200,7 @@ func (c *Compiler) inbound(r *memo.Reader, dp *mesh.Dataplane, in mesh.Inbound, 
 	} else {
 		key.TCP = c.confsFor(policy.HookTCP, everyone)
 	}
-	out.add(c.inbounds.Get(r, key).at(n.InboundAddress(in), in.Port, !dp.Transparent()))
+	out.listen(c.inbounds.Get(r, key), place{n.InboundAddress(in), in.Port, !dp.Transparent()})
 }
 
 // confFor is the whole effective configuration of one policy type.
@@ -384,7 +385,7 @@ func (s *extensionSet) add(listener string, f policy.Filter, network bool, origi
 }
 
 // buildInbound is the listener of an inbound without its address.
-func (c *Compiler) buildInbound(_ *memo.Reader, k inboundKey) halfListener {
+func (c *Compiler) buildInbound(_ *memo.Reader, k inboundKey) *halfListener {
 	var filters, plainFilters []filterRef
 	decode(k.Filters, &filters)
 	decode(k.Plain, &plainFilters)

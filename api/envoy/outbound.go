@@ -128,7 +128,7 @@ func (c *Compiler) compileShared(r *memo.Reader, k sharedKey) Compiled {
 	}
 	if cl.Transparent {
 		for _, l := range c.halves.Get(r, cl) {
-			out.add(l.half.at(l.vip, l.port, false))
+			out.listen(l.half, place{l.vip, l.port, false})
 		}
 		c.captureOutbound(r, cl, &out)
 	}
@@ -141,6 +141,7 @@ func (c *Compiler) compileShared(r *memo.Reader, k sharedKey) Compiled {
 		c.compileIngress(r, cl.Mesh, &out)
 	}
 	out.addAll(c.additions.Get(r, additionKey{cl.self(), c.wideConfs(policy.HookResources, c.proxyWide(r, cl.Mesh, cl.Proxy))}))
+	c.patch(r, cl.Mesh, c.patching(cl.Proxy, cl.Envoy), nil, false, &out)
 	return out.compiled()
 }
 
@@ -191,7 +192,7 @@ func (c *Compiler) buildDestination(r *memo.Reader, k destinationKey) []built {
 
 // A listening is a listener of a class that lacks the address.
 type listening struct {
-	half halfListener
+	half *halfListener
 	vip  string
 	port uint32
 }
@@ -345,25 +346,26 @@ func (c *Compiler) routesOf(r *memo.Reader, k routeKey, routing []conf) ([]polic
 // A halfListener is the part of a listener that many proxies share; the address is each proxy's own.
 type halfListener struct {
 	name    string
+	frag    *Fragment // without the address; nil when there is none
 	bytes   []byte
 	hash    [sha256.Size]byte
-	refs    []Ref
-	origins []resource.KRI
 	problem *Problem
 }
 
-func sameHalf(a, b halfListener) bool {
-	return a.name == b.name && a.hash == b.hash && (a.problem == nil) == (b.problem == nil) && slices.Equal(a.origins, b.origins)
+func newHalf(f *Fragment, problem *Problem) *halfListener {
+	body := f.Body()
+	return &halfListener{name: f.Name, frag: f, bytes: body, hash: sha256.Sum256(body), problem: problem}
+}
+
+func sameHalf(a, b *halfListener) bool {
+	return a == b || a.name == b.name && sameBuilt(built{a.frag, a.problem}, built{b.frag, b.problem})
 }
 
 // at gives the half its address. Listeners bind exclusively: with SO_REUSEPORT a second proxy of the same host would
 // silently take a share of the connections under its own identity.
-func (h halfListener) at(address string, port uint32, bind bool) built {
-	if h.bytes == nil {
-		return built{problem: h.problem}
-	}
-	shell := &listenerv3.Listener{Address: socket(address, port), EnableReusePort: wrapperspb.Bool(false)}
-	if !bind {
+func (h *halfListener) at(p place) built {
+	shell := &listenerv3.Listener{Address: socket(p.address, p.port), EnableReusePort: wrapperspb.Bool(false)}
+	if !p.bind {
 		shell.BindToPort = wrapperspb.Bool(false)
 	}
 	own, err := Marshal(shell)
@@ -371,26 +373,25 @@ func (h halfListener) at(address string, port uint32, bind bool) built {
 		return built{problem: &Problem{Ref: Ref{Listener, h.name}, Text: err.Error()}}
 	}
 	f := Splice(Listener, h.name, h.bytes, h.hash, own)
-	f.Refs, f.Origins = h.refs, h.origins
-	return built{f, h.problem}
+	f.Refs, f.Origins, f.Base, f.Patches = h.frag.Refs, h.frag.Origins, h.frag.BaseOrVersion(), h.frag.Patches
+	return built{frag: f}
 }
 
 // half builds the shared half of a listener.
-func (c *Compiler) half(name string, cs confs, build func([]conf) (*listenerv3.Listener, []Ref, error)) halfListener {
+func (c *Compiler) half(name string, cs confs, build func([]conf) (*listenerv3.Listener, []Ref, error)) *halfListener {
 	var refs []Ref
-	b := c.buildFragment(Listener, name, cs, nil, func(list []conf) (proto.Message, error) {
+	b := c.buildFragment(Listener, name, cs, func(proto.Message) []Ref { return refs }, func(list []conf) (proto.Message, error) {
 		m, more, err := build(list)
 		refs = more
 		return m, err
 	})
 	if b.frag == nil {
-		return halfListener{name: name, problem: b.problem}
+		return &halfListener{name: name, problem: b.problem}
 	}
-	body := b.frag.Body()
-	return halfListener{name: name, bytes: body, hash: sha256.Sum256(body), refs: refs, origins: b.frag.Origins, problem: b.problem}
+	return newHalf(b.frag, b.problem)
 }
 
-func (c *Compiler) buildOutbound(_ *memo.Reader, k outboundKey) halfListener {
+func (c *Compiler) buildOutbound(_ *memo.Reader, k outboundKey) *halfListener {
 	route := k.To.KRI.String()
 	l := proxy.Listener{Direction: proxy.Outbound, Name: k.Name, Protocol: k.To.Protocol, Destination: k.To}
 	return c.half(k.Name, joinConfs(k.HTTP, k.TCP), func(cs []conf) (*listenerv3.Listener, []Ref, error) {
@@ -447,7 +448,7 @@ func (c *Compiler) ownOutbounds(r *memo.Reader, k resource.Key, n *mesh.Networki
 		}
 		name := fmt.Sprintf("self_outbound_dp_%s_%d", o.AddressOrDefault(), o.Port)
 		taken[addrPort(o.AddressOrDefault(), o.Port)] = true
-		out.add(c.outbounds.Get(r, c.outboundKeyOf(r, cl, d, name)).at(o.AddressOrDefault(), o.Port, true))
+		out.listen(c.outbounds.Get(r, c.outboundKeyOf(r, cl, d, name)), place{o.AddressOrDefault(), o.Port, true})
 	}
 	if n.OutboundBlock == "" {
 		return
@@ -484,7 +485,12 @@ func (c *Compiler) buildBlock(r *memo.Reader, k blockKey) []bound {
 	var out []bound
 	for _, l := range c.halves.Get(r, k.Class) {
 		if address, ok := inBlock(block, l.vip); ok {
-			out = append(out, bound{addrPort(address, l.port), l.half.at(address, l.port, true)})
+			b := built{problem: l.half.problem}
+			if l.half.frag != nil {
+				b = l.half.at(place{address, l.port, true})
+				b.problem = l.half.problem
+			}
+			out = append(out, bound{addrPort(address, l.port), b})
 		}
 	}
 	return out

@@ -64,6 +64,8 @@ type world struct {
 	remotes  map[resource.Key]view.Remote
 	gateways map[resource.Key]view.Gateway
 	unusable map[resource.Key]string
+	envoys   map[resource.Key]string
+	refused  map[string]*view.Refusals
 	version  uint64
 }
 
@@ -79,6 +81,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 		roots: map[resource.Key]*memo.Root[envoy.ProxyConfig]{}, names: map[resource.Key]*memo.Root[*view.Names]{}, now: map[resource.Key]resource.Resource{},
 		facts: map[resource.Key]view.Facts{}, statuses: map[resource.Key]view.Status{},
 		remotes: map[resource.Key]view.Remote{}, gateways: map[resource.Key]view.Gateway{}, unusable: map[resource.Key]string{},
+		envoys: map[resource.Key]string{}, refused: map[string]*view.Refusals{},
 	}
 }
 
@@ -99,11 +102,15 @@ var (
 
 // change does one random thing and says what.
 func (w *world) change() string {
-	switch w.rnd.IntN(19) {
+	switch w.rnd.IntN(21) {
 	case 16, 17:
 		return w.put(w.externalService())
 	case 18:
 		return w.secrets()
+	case 19:
+		return w.put(w.proxyPatch())
+	case 20:
+		return w.refuse()
 	case 12, 13:
 		return w.learn()
 	case 14:
@@ -548,15 +555,24 @@ func (w *world) compare(when string) {
 	for k, reason := range w.unusable {
 		v.SetUnusable(k, reason)
 	}
+	for k, version := range w.envoys {
+		v.SetEnvoy(k, version)
+	}
+	for version, x := range w.refused {
+		v.SetRefused(version, x)
+	}
 	c := envoy.NewCompiler(v)
 	for k, root := range w.roots {
 		got, want := root.Value(), c.Proxy(k).Value()
 		w.equal(when, k, got.Shared, want.Shared)
 		w.equal(when, k, got.Own, want.Own)
-		for _, p := range got.Problems {
+		for _, p := range unpatched(got.Problems) {
 			if !strings.Contains(p.Text, "there is no Secret") && !strings.Contains(p.Text, "without an identity") {
 				w.t.Fatalf("%s: %s: problems with valid resources: %v", when, k, p)
 			}
+		}
+		if !reflect.DeepEqual(got.Problems, want.Problems) {
+			w.t.Fatalf("%s: %s: problems %v, from scratch %v", when, k, got.Problems, want.Problems)
 		}
 		w.complete(when, k, got)
 		if got, want := w.names[k].Value(), v.NamesOf(k).Value(); !reflect.DeepEqual(got, want) {

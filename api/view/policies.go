@@ -258,21 +258,26 @@ func (v *View) ProxyWide(r *memo.Reader, typ, meshName string, set Set) policy.E
 }
 
 func (v *View) computeProxyWide(r *memo.Reader, k setKey) policy.Effective {
-	p := v.byName[k.Type]
-	var sources []policy.Sourced
-	for _, name := range k.Set.Names() {
-		res, ok := v.Resource(r, resource.Key{Type: k.Type, Mesh: k.Mesh, Name: name})
-		if !ok {
-			continue
-		}
-		if parts, err := p.Parts(res); err == nil && parts.Default != nil {
-			sources = append(sources, policy.Sourced{Policy: v.kri(res), Conf: parts.Default})
-		}
-	}
+	sources := v.Defaults(r, k.Type, k.Mesh, k.Set)
 	if len(sources) == 0 {
 		return policy.Effective{}
 	}
-	return p.Effective("", "", sources)
+	return v.byName[k.Type].Effective("", "", sources)
+}
+
+// Defaults are what each policy of a set says of the proxy as a whole, the weakest first.
+func (v *View) Defaults(r *memo.Reader, typ, meshName string, set Set) []policy.Sourced {
+	var out []policy.Sourced
+	for _, name := range set.Names() {
+		res, ok := v.Resource(r, resource.Key{Type: typ, Mesh: meshName, Name: name})
+		if !ok {
+			continue
+		}
+		if parts, err := v.byName[typ].Parts(res); err == nil && parts.Default != nil {
+			out = append(out, policy.Sourced{Policy: v.kri(res), Conf: parts.Default})
+		}
+	}
+	return out
 }
 
 // Linked is an effective configuration with what it refers to.

@@ -65,6 +65,8 @@ type View struct {
 	hostnames *memo.Input[resource.Key, []string] // no matter of Envoy
 	remotes   *memo.Input[resource.Key, Remote]
 	gateways  *memo.Input[resource.Key, Gateway]
+	envoys    *memo.Input[resource.Key, string]
+	refused   *memo.Input[string, *Refusals] // by version of Envoy
 
 	heads         *memo.Func[typeKey, []head]
 	destinations  *memo.Func[string, []Destination]
@@ -114,6 +116,8 @@ func New(zone string, kinds *resource.Kinds, policies []policy.Policy) *View {
 		hostnames: memo.NewInput[resource.Key](g, slices.Equal[[]string]),
 		remotes:   memo.NewInput[resource.Key](g, Remote.Equal),
 		gateways:  memo.NewInput[resource.Key](g, func(a, b Gateway) bool { return a == b }),
+		envoys:    memo.NewInput[resource.Key](g, func(a, b string) bool { return a == b }),
+		refused:   memo.NewInput[string](g, func(a, b *Refusals) bool { return a == b }),
 	}
 	for _, p := range policies {
 		v.byName[p.Resource().Name] = p

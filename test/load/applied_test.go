@@ -58,7 +58,7 @@ func newEngine(t *testing.T) *engine {
 
 // Open implements xds.Sessions.
 func (e *engine) Open(ctx context.Context, node *corev3.Node) (xds.Subscription, error) {
-	s, err := e.Engine.Open(ctx, resource.Key{Type: mesh.TypeDataplane, Mesh: "default", Name: node.GetId()})
+	s, err := e.Engine.Open(ctx, resource.Key{Type: mesh.TypeDataplane, Mesh: "default", Name: node.GetId()}, xds.EnvoyVersion(node))
 	if err != nil {
 		return nil, err
 	}

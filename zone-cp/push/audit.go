@@ -18,6 +18,8 @@ type audit struct {
 	statuses  map[resource.Key]view.Status
 	remotes   map[resource.Key]view.Remote
 	gateways  map[resource.Key]view.Gateway
+	envoys    map[resource.Key]string
+	refused   map[string]*view.Refusals
 	want      map[resource.Key]envoy.ProxyConfig
 }
 
@@ -35,6 +37,7 @@ func (s *state) prepareAudit() audit {
 		cfg: s.cfg, sequence: s.sequence, resources: s.view.Resources(),
 		facts: maps.Clone(s.facts), statuses: s.view.Statuses(), want: map[resource.Key]envoy.ProxyConfig{},
 		remotes: maps.Clone(s.remotes), gateways: maps.Clone(s.gateways),
+		envoys: maps.Clone(s.envoys), refused: maps.Clone(s.refused),
 	}
 	for k, p := range s.proxies {
 		a.want[k] = p.last
@@ -61,6 +64,7 @@ func (a audit) run() auditResult {
 	for k, g := range a.gateways {
 		v.SetGateway(k, &g)
 	}
+	setEnvoys(v, a.envoys, a.refused)
 	c := envoy.NewCompiler(v)
 	res := auditResult{sequence: a.sequence, proxies: len(a.want)}
 	for k, want := range a.want {
@@ -114,8 +118,18 @@ func (s *state) rebuild() {
 	for k, g := range s.gateways {
 		fresh.view.SetGateway(k, &g)
 	}
+	setEnvoys(fresh.view, s.envoys, s.refused)
 	s.view, s.compiler = fresh.view, fresh.compiler
 	for k, p := range s.proxies {
 		p.root = s.compiler.Proxy(k)
+	}
+}
+
+func setEnvoys(v *view.View, envoys map[resource.Key]string, refused map[string]*view.Refusals) {
+	for k, version := range envoys {
+		v.SetEnvoy(k, version)
+	}
+	for version, x := range refused {
+		v.SetRefused(version, x)
 	}
 }

@@ -280,6 +280,8 @@ type state struct {
 	remotes  map[resource.Key]view.Remote
 	gateways map[resource.Key]view.Gateway
 	statuses map[catalog.DerivedKey]view.Status
+	envoys   map[resource.Key]string   // the version of Envoy that each proxy runs
+	refused  map[string]*view.Refusals // by version of Envoy
 	drained  map[resource.Key]uint64 // the sequence at which a dataplane was seen draining
 	names    names
 }
@@ -299,6 +301,7 @@ func newState(cfg Config) *state {
 		proxies: map[resource.Key]*proxy{}, facts: map[resource.Key]view.Facts{}, statuses: map[catalog.DerivedKey]view.Status{},
 		drained: map[resource.Key]uint64{}, names: newNames(),
 		remotes: map[resource.Key]view.Remote{}, gateways: map[resource.Key]view.Gateway{},
+		envoys: map[resource.Key]string{}, refused: map[string]*view.Refusals{},
 	}
 }
 
@@ -505,7 +508,7 @@ func (s *state) publish() {
 
 func (p *proxy) update(cfg envoy.ProxyConfig, sequence uint64) {
 	p.last = cfg
-	p.table = &envoy.Table{Shared: cfg.Shared, Own: cfg.Own, Sequence: sequence}
+	p.table = &envoy.Table{Shared: cfg.Shared, Own: cfg.Own, Sequence: sequence, Problems: cfg.Problems}
 }
 
 // Inspect computes what a dataplane gets, connected or not.

@@ -106,7 +106,7 @@ func (z *zone) put(text string) {
 
 func (z *zone) open(name string) *Session {
 	z.t.Helper()
-	s, err := z.engine.Open(z.t.Context(), dataplane(name))
+	s, err := z.engine.Open(z.t.Context(), dataplane(name), "1.40.0")
 	if err != nil {
 		z.t.Fatal(err)
 	}

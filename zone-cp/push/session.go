@@ -7,6 +7,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/api/envoy"
 	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/api/view"
 )
 
 // A Session follows the table of one dataplane for one stream.
@@ -20,10 +21,11 @@ type Session struct {
 	acked uint64
 }
 
-// Open starts a session. The dataplane need not exist yet: its table is empty until it does.
-func (e *Engine) Open(ctx context.Context, dp resource.Key) (*Session, error) {
+// Open starts a session of a proxy that runs a version of Envoy. The dataplane need not exist yet: its table is empty until it does.
+func (e *Engine) Open(ctx context.Context, dp resource.Key, version string) (*Session, error) {
 	sess := &Session{engine: e, key: dp, changed: make(chan struct{}, 1)}
 	err := e.do(ctx, func(s *state) {
+		e.runs(s, dp, version)
 		p := s.proxies[dp]
 		if p == nil {
 			p = &proxy{root: s.compiler.Proxy(dp), sessions: map[*Session]struct{}{}}
@@ -83,6 +85,8 @@ func (s *Session) Close() {
 		if len(p.sessions) == 0 {
 			p.root.Close()
 			delete(st.proxies, s.key)
+			delete(st.envoys, s.key)
+			st.view.SetEnvoy(s.key, "")
 			st.view.Graph.Settle()
 		}
 	})
@@ -130,4 +134,35 @@ func (e *Engine) Told(ctx context.Context, dp resource.Key) error {
 			return fmt.Errorf("%d proxies have not acknowledged that %s drains: %w", pending, dp, ctx.Err())
 		}
 	}
+}
+
+// runs notes which version of Envoy a proxy runs. That matters where Envoys of a version have refused something.
+func (e *Engine) runs(s *state, dp resource.Key, version string) {
+	old := s.envoys[dp]
+	if old == version {
+		return
+	}
+	set := func() {
+		s.envoys[dp] = version
+		s.view.SetEnvoy(dp, version)
+	}
+	if s.refused[old] == nil && s.refused[version] == nil {
+		set()
+		return
+	}
+	e.compute(s, set)
+}
+
+// Refuse notes that an Envoy of a version refuses a resource: if patches of users made it what it is, all proxies of that version get
+// it without the one that is to blame.
+func (e *Engine) Refuse(ctx context.Context, version string, f *envoy.Fragment, text string) error {
+	return e.do(ctx, func(s *state) {
+		x := view.Refusal{Type: f.Type.String(), Base: f.BaseOrVersion(), Patches: f.Patches, Text: text}
+		if next := s.refused[version].With(x); next != s.refused[version] {
+			e.compute(s, func() {
+				s.refused[version] = next
+				s.view.SetRefused(version, next)
+			})
+		}
+	})
 }

@@ -22,11 +22,43 @@ type Quarantine struct {
 	mu      sync.Mutex
 	wards   map[string]*Ward
 	changed chan struct{}
+	// pending is what has been refused and not been passed on; wake yields when there is any.
+	pending []report
+	wake    chan struct{}
+}
+
+// A report is a fragment that a client of a version refused.
+type report struct {
+	version string
+	frag    *envoy.Fragment
+	text    string
+}
+
+// pass keeps a report until it is taken. There are no more of them at a time than fragments are remembered.
+func (q *Quarantine) pass(r report) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.pending) < maxDefects {
+		q.pending = append(q.pending, r)
+	}
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// reports takes what is pending.
+func (q *Quarantine) reports() []report {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	out := q.pending
+	q.pending = nil
+	return out
 }
 
 // NewQuarantine makes an empty quarantine.
 func NewQuarantine() *Quarantine {
-	return &Quarantine{wards: map[string]*Ward{}, changed: make(chan struct{}, 1)}
+	return &Quarantine{wards: map[string]*Ward{}, changed: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
 }
 
 // Released yields after resources have left the quarantine: streams from which they were withheld should look again.
@@ -44,7 +76,8 @@ func (q *Quarantine) Ward(envoyVersion string) *Ward {
 				return w
 			}
 		}
-		w = newWard(q.changed)
+		version := envoyVersion
+		w = newWard(q.changed, func(f *envoy.Fragment, text string) { q.pass(report{version, f, text}) })
 		q.wards[envoyVersion] = w
 	}
 	return w
@@ -61,6 +94,7 @@ type Ward struct {
 	size       atomic.Int64
 	generation atomic.Uint64
 	released   chan<- struct{}
+	pass       func(*envoy.Fragment, string) // hears of what is new
 	bodies     bodies
 
 	mu  sync.Mutex
@@ -73,8 +107,8 @@ type Ward struct {
 	indexes     map[weak.Pointer[envoy.Part]]users
 }
 
-func newWard(released chan<- struct{}) *Ward {
-	return &Ward{released: released, bad: map[defect]string{}, good: map[uint64]struct{}{}, seed: maphash.MakeSeed()}
+func newWard(released chan<- struct{}, pass func(*envoy.Fragment, string)) *Ward {
+	return &Ward{released: released, pass: pass, bad: map[defect]string{}, good: map[uint64]struct{}{}, seed: maphash.MakeSeed()}
 }
 
 func (w *Ward) hash(d defect) uint64 { return maphash.Comparable(w.seed, d) }
@@ -88,6 +122,7 @@ func (w *Ward) report(f *envoy.Fragment, text string) {
 		return
 	}
 	w.bad[d] = text
+	w.pass(f, text)
 	w.age = append(w.age, d)
 	if len(w.age) > maxDefects {
 		delete(w.bad, w.age[0])

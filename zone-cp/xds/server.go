@@ -48,6 +48,8 @@ type Subscription interface {
 type Config struct {
 	Sessions Sessions
 	Limits   Limits
+	// Refused hears of what a client of a version refused alone in a response, so that what it is made of is to blame. Optional.
+	Refused func(ctx context.Context, version string, f *envoy.Fragment, text string)
 	// Patience is how long what waits for a client to speak is held back. Default 5s.
 	Patience time.Duration
 	// Requests is how many requests per second one stream is read at; more wait in the client. Default 200.
@@ -117,6 +119,12 @@ func (s *Server) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-s.quarantine.wake:
+			for _, x := range s.quarantine.reports() {
+				if s.cfg.Refused != nil {
+					s.cfg.Refused(ctx, x.version, x.frag, x.text)
+				}
+			}
 		case <-s.quarantine.Released():
 			s.mu.Lock()
 			close(s.released)
@@ -145,7 +153,7 @@ func (s *Server) DeltaAggregatedResources(rpc discoveryv3.AggregatedDiscoverySer
 	node := first.GetNode().GetId()
 	st := &stream{
 		server: s, rpc: rpc, sub: sub, log: s.cfg.Log.With("node", node),
-		session: NewSession(s.quarantine.Ward(envoyVersion(first.GetNode())), s.cfg.Limits), ended: make(chan struct{}),
+		session: NewSession(s.quarantine.Ward(EnvoyVersion(first.GetNode())), s.cfg.Limits), ended: make(chan struct{}),
 	}
 	st.session.Inherit(s.debts.begin(rpc.Context(), node, st))
 	defer s.debts.end(node, st)
@@ -155,7 +163,8 @@ func (s *Server) DeltaAggregatedResources(rpc discoveryv3.AggregatedDiscoverySer
 	return st.serve(first)
 }
 
-func envoyVersion(n *corev3.Node) string {
+// EnvoyVersion is the version that a client says to be.
+func EnvoyVersion(n *corev3.Node) string {
 	v := n.GetUserAgentBuildVersion().GetVersion()
 	if v == nil {
 		return n.GetUserAgentVersion()

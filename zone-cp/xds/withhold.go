@@ -246,7 +246,8 @@ func (s *Session) whole(f *envoy.Fragment, held bool) bool {
 // unheard says that the client may hold resources of a type and has not had the time to say so.
 func (s *Session) unheard(t envoy.Type) bool { return !s.channels[t].asked && !s.given }
 
-// A Rejection is a resource that a client does not get as the zone made it, because Envoy refuses it or something it needs.
+// A Rejection is a resource that a client does not get as declared: because Envoy refuses it or something it needs, or because what
+// a policy says of it was left out when it was made.
 type Rejection struct {
 	Type    envoy.Type
 	Name    string
@@ -281,7 +282,12 @@ func (s *Session) Rejections() []Rejection {
 		}
 		list = append(list, r)
 	}
-	slices.SortFunc(list, func(a, b Rejection) int {
+	for _, p := range s.target.Problems {
+		if len(p.Policies) > 0 {
+			list = append(list, Rejection{Type: p.Ref.Type, Name: p.Ref.Name, Text: p.Text, Origins: p.Policies})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b Rejection) int {
 		if a.Type != b.Type {
 			return int(a.Type) - int(b.Type)
 		}

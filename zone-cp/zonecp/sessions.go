@@ -29,16 +29,23 @@ type sessions struct {
 }
 
 // Open implements xds.Sessions. Whose stream it is says the agent's certificate, never the node.
-func (s sessions) Open(ctx context.Context, _ *corev3.Node) (xds.Subscription, error) {
+func (s sessions) Open(ctx context.Context, node *corev3.Node) (xds.Subscription, error) {
 	dp, err := agents.PeerDataplane(ctx)
 	if err != nil {
 		return nil, err
 	}
-	sess, err := s.engine.Open(ctx, dp)
+	sess, err := s.engine.Open(ctx, dp, xds.EnvoyVersion(node))
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, fmt.Sprintf("follow the configuration of %s: %v", dp, err))
 	}
 	return &subscription{sess, s.streams, s.streams.open(dp), s.log.With("mesh", dp.Mesh, "dataplane", dp.Name)}, nil
+}
+
+// refused passes on what Envoys refuse, so that the patch that is to blame is left out.
+func (z *Zone) refused(ctx context.Context, version string, f *envoy.Fragment, text string) {
+	if err := z.engine.Refuse(ctx, version, f, text); err != nil {
+		z.log.Debug("a refusal is not taken note of", "type", f.Type, "name", f.Name, "err", err)
+	}
 }
 
 type subscription struct {

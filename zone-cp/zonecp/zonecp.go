@@ -235,7 +235,7 @@ func (z *Zone) assemble(ctx context.Context) error {
 	z.derive = derive.New(derive.Config{
 		Catalog: z.catalog, Facts: issued{z.agents.Registry().Subscribe()}, Zone: z.cfg.Zone, Fence: z.fence, Log: z.log, Registerer: z.registry,
 	})
-	z.xds, err = xds.New(xds.Config{Sessions: sessions{z.engine, z.streams, z.log}, Log: z.log, Registerer: z.registry})
+	z.xds, err = xds.New(xds.Config{Sessions: sessions{z.engine, z.streams, z.log}, Refused: z.refused, Log: z.log, Registerer: z.registry})
 	return err
 }
 

@@ -131,7 +131,7 @@ func (c Change) checkValue(at resource.Path, value proto.Message) resource.Probl
 	if c.Operation == Patch {
 		return nil
 	}
-	if err := validate(value); err != nil {
+	if err := policy.Validate(value); err != nil {
 		ps.Add(at, "is not a valid %s: %v", value.ProtoReflect().Descriptor().FullName(), err)
 	}
 	if n, ok := value.(interface{ GetName() string }); ok && n.GetName() == "" {

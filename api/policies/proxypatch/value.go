@@ -13,7 +13,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
-	"google.golang.org/protobuf/types/known/anypb"
 	"sigs.k8s.io/yaml"
 )
 
@@ -197,57 +196,4 @@ func sortedKeys(m map[string]any) []string {
 	}
 	slices.Sort(out)
 	return out
-}
-
-// validate checks a message, and what is packed in it, by the rules of the protobufs themselves.
-func validate(m proto.Message) error {
-	if v, ok := m.(interface{ ValidateAll() error }); ok {
-		if err := v.ValidateAll(); err != nil {
-			return err
-		}
-	}
-	return packed(m.ProtoReflect(), 0)
-}
-
-// packed validates the messages in Anys, which the rules of the outer message do not enter.
-func packed(m protoreflect.Message, depth int) (err error) {
-	if depth > maxDepth {
-		return errors.New("messages nest too deep")
-	}
-	if a, ok := m.Interface().(*anypb.Any); ok {
-		if a.GetTypeUrl() == "" {
-			return nil
-		}
-		inner, err := a.UnmarshalNew()
-		if err != nil {
-			return fmt.Errorf("%s: %w", a.GetTypeUrl(), err)
-		}
-		if v, ok := inner.(interface{ ValidateAll() error }); ok {
-			if err := v.ValidateAll(); err != nil {
-				return err
-			}
-		}
-		return packed(inner.ProtoReflect(), depth+1)
-	}
-	if m.Descriptor().ParentFile().Package() == "google.protobuf" {
-		return nil
-	}
-	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		switch {
-		case f.IsMap() && f.MapValue().Message() != nil:
-			v.Map().Range(func(_ protoreflect.MapKey, e protoreflect.Value) bool {
-				err = packed(e.Message(), depth+1)
-				return err == nil
-			})
-		case f.Message() == nil || f.IsMap():
-		case f.IsList():
-			for i := 0; i < v.List().Len() && err == nil; i++ {
-				err = packed(v.List().Get(i).Message(), depth+1)
-			}
-		default:
-			err = packed(v.Message(), depth+1)
-		}
-		return err == nil
-	})
-	return err
 }
