@@ -45,9 +45,11 @@ var words = map[string][]string{
 	"limit":              {"50kbps", "1 Mbps", "0kbps"},
 	"eventLogPath":       {"/dev/null", "log"},
 	"send":               {"UElORw==", "ping"},
+	"operation":          {"Add", "Remove", "Patch", "AddFirst", "AddLast", "AddBefore", "AddAfter"},
+	"op":                 {"add", "remove", "replace", "test"},
 }
 
-// variants are generated with the field of their type alone, or hardly any would be valid.
+// variants are generated with the field of their type alone, or hardly any would be valid. Those without a type go by the field.
 var variants = map[string]map[string]string{
 	"Filter": {
 		"requestHeaderModifier": "RequestHeaderModifier", "responseHeaderModifier": "ResponseHeaderModifier",
@@ -56,6 +58,7 @@ var variants = map[string]map[string]string{
 	"LoadBalancer": {
 		"roundRobin": "RoundRobin", "leastRequest": "LeastRequest", "ringHash": "RingHash", "random": "Random", "maglev": "Maglev",
 	},
+	"Modification": {"cluster": "", "listener": "", "networkFilter": "", "httpFilter": "", "virtualHost": ""},
 	"HashPolicy": {
 		"header": "Header", "cookie": "Cookie", "connection": "Connection", "queryParameter": "QueryParameter", "filterState": "FilterState",
 	},
@@ -65,7 +68,7 @@ var variants = map[string]map[string]string{
 var types = map[string][]string{"ToZones": {"None", "Only", "Any", "AnyExcept"}}
 
 // needed fields are always drawn, for hardly anything is valid without them.
-var needed = []string{"to", "rules", "matches", "kind", "labels"}
+var needed = []string{"to", "rules", "default", "matches", "kind", "labels", "appendModifications"}
 
 // removed fields exist only to be refused.
 var removed = []string{"namespace", "mesh", "tags", "proxyTypes", "hostnames", "hostToBackendHostname"}
@@ -110,7 +113,9 @@ func object(t *rapid.T, typ reflect.Type) map[string]any {
 	var only string
 	if fields := variants[typ.Name()]; fields != nil {
 		only = rapid.SampledFrom(slices.Sorted(maps.Keys(fields))).Draw(t, "variant")
-		out["type"] = fields[only]
+		if fields[only] != "" {
+			out["type"] = fields[only]
+		}
 	}
 	for i := range typ.NumField() {
 		f := typ.Field(i)
