@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +58,9 @@ type Config struct {
 	AllowLocalAddresses bool
 	// MeshDomains are the domains in which there is nothing but names of the mesh.
 	MeshDomains []string
+	// Derives says that somebody derives the status of every service. One that has just appeared is then offered to proxies
+	// together with its address and identities, in one go instead of piece by piece.
+	Derives bool
 	// Expected says of a dataplane that has just appeared that facts about it will follow: until then it gets no traffic. Nil: never.
 	Expected func(resource.Meta) bool
 	Kinds    *resource.Kinds
@@ -335,17 +339,47 @@ func (s *state) apply(u catalog.Update) {
 		if !s.relevant(k.Type) {
 			continue
 		}
-		if r, ok := u.Snapshot.Get(k); ok {
+		r, ok := u.Snapshot.Get(k)
+		switch {
+		case !ok:
+			s.view.Remove(k)
+		case !s.awaits(u.Snapshot, k):
 			s.expect(r)
 			s.view.Put(r)
-		} else {
-			s.view.Remove(k)
 		}
 	}
-	for _, k := range u.Derived {
-		data, _ := u.Snapshot.Derived(k.Type, k.Mesh, k.Name)
-		s.setStatus(k, data)
+	for _, d := range u.Derived {
+		data, _ := u.Snapshot.Derived(d.Type, d.Mesh, d.Name)
+		s.setStatus(d, data)
+		if typ := describes(d); typ != "" {
+			if r, ok := u.Snapshot.Get(resource.Key{Type: typ, Mesh: d.Mesh, Name: d.Name}); ok {
+				s.view.Put(r) // it may have waited for its status
+			}
+		}
 	}
+}
+
+// awaits says that a service has just appeared and its status has not.
+func (s *state) awaits(snap *catalog.Snapshot, k resource.Key) bool {
+	if !s.cfg.Derives || !slices.Contains(statusTypes, k.Type) {
+		return false
+	}
+	if _, had := s.view.Resource(s.view.Graph.Untracked(), k); had {
+		return false
+	}
+	d := catalog.StatusOf(k)
+	_, derived := snap.Derived(d.Type, d.Mesh, d.Name)
+	return !derived
+}
+
+// describes is the type of the services whose status a derived record is; empty when it is something else.
+func describes(d catalog.DerivedKey) string {
+	for _, t := range statusTypes {
+		if catalog.StatusOf(resource.Key{Type: t}).Type == d.Type {
+			return t
+		}
+	}
+	return ""
 }
 
 // expect keeps traffic away from a dataplane that has just appeared: it is registered before its proxy runs, and what is observed
@@ -393,12 +427,7 @@ func (s *state) applyAll(snap *catalog.Snapshot) {
 
 // setStatus takes what the compiler needs from a derived status.
 func (s *state) setStatus(k catalog.DerivedKey, data []byte) {
-	var typ string
-	for _, t := range statusTypes {
-		if catalog.StatusOf(resource.Key{Type: t}).Type == k.Type {
-			typ = t
-		}
-	}
+	typ := describes(k)
 	if typ == "" {
 		return
 	}

@@ -56,7 +56,7 @@ type zone struct {
 	metrics *prometheus.Registry
 }
 
-func newZone(t *testing.T, audit time.Duration) *zone {
+func newZone(t *testing.T, audit time.Duration, edits ...func(*Config)) *zone {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	s := memory.New()
@@ -65,11 +65,15 @@ func newZone(t *testing.T, audit time.Duration) *zone {
 		t.Fatal(err)
 	}
 	z := &zone{t: t, catalog: c, facts: make(fakeFacts), remote: make(fakeRemote), metrics: prometheus.NewRegistry()}
-	z.engine = New(Config{
+	cfg := Config{
 		Zone: "east", Catalog: c, Facts: z.facts, Remote: z.remote, HealthResponder: "127.0.0.1:5683", AllowLocalAddresses: true, Kinds: c.Kinds(), Policies: policies.All,
 		Expected:   func(m resource.Meta) bool { return m.Label("observed") == "yes" },
 		AuditEvery: audit, Log: slog.New(slog.DiscardHandler), Registerer: z.metrics,
-	})
+	}
+	for _, edit := range edits {
+		edit(&cfg)
+	}
+	z.engine = New(cfg)
 	done := make(chan error, 2)
 	go func() { done <- c.Run(ctx) }()
 	go func() { done <- z.engine.Run(ctx) }()
@@ -170,6 +174,32 @@ func TestTablesFollowTheMesh(t *testing.T) {
 	if _, _, err := z.engine.Inspect(t.Context(), dataplane("nobody")); err == nil {
 		t.Error("inspected a dataplane that does not exist")
 	}
+}
+
+func TestAServiceThatAppearsComesWithItsStatus(t *testing.T) {
+	z := newZone(t, 0, func(c *Config) { c.Derives = true })
+	z.put(dp("web-1"))
+	s := z.open("web-1")
+	z.put(service)
+	// What is written later is seen later: when it is there, the service would be, too.
+	z.put(strings.Replace(dp("web-1"), "name: http", "name: other", 1))
+	until(t, s, "the inbound by its new name", func(tb *envoy.Table) bool { return tb.Get(envoy.Listener, "self_inbound_dp_other") != nil })
+	if s.Table().Get(envoy.Cluster, cluster) != nil {
+		t.Error("a service without a status is offered")
+	}
+	key := resource.Key{Type: mesh.TypeMeshService, Mesh: "default", Name: "web"}
+	status := catalog.DerivedPut{Key: catalog.StatusOf(key), Data: []byte(`{"vips":[{"ip":"241.0.0.1"}],"tls":{"status":"Ready"}}`), Owner: &key}
+	if _, err := z.catalog.Commit(t.Context(), catalog.Batch{Author: "test", Derived: []catalog.DerivedPut{status}}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, s, "the cluster", func(tb *envoy.Table) bool { return tb.Get(envoy.Cluster, cluster) != nil })
+	if s.Table().Get(envoy.Listener, cluster) == nil || s.Table().Get(envoy.Route, cluster) == nil {
+		t.Error("the service came without its listener and route")
+	}
+	// One that is known changes at once.
+	before := s.Table().Get(envoy.Listener, cluster).Version
+	z.put(strings.Replace(service, "port: 80,", "port: 81,", 1))
+	until(t, s, "the new port", func(tb *envoy.Table) bool { return tb.Get(envoy.Listener, cluster).Version != before })
 }
 
 func TestADataplaneThatAppearsGetsNoTrafficBeforeItsFacts(t *testing.T) {

@@ -219,7 +219,7 @@ func (z *Zone) assemble(ctx context.Context) error {
 	z.shown.registry = z.agents.Registry()
 	engine := push.Config{
 		Zone: z.cfg.Zone, Catalog: z.catalog, Facts: observed{z.agents.Registry().Subscribe(), z.streams}, Expected: byAgent,
-		HealthResponder: z.healthResponder(), AllowLocalAddresses: z.cfg.AllowLocalAddresses, MeshDomains: z.cfg.MeshDomains,
+		HealthResponder: z.healthResponder(), AllowLocalAddresses: z.cfg.AllowLocalAddresses, MeshDomains: z.cfg.MeshDomains, Derives: true,
 		Kinds: z.catalog.Kinds(), Policies: policies.All, Log: z.log, Registerer: z.registry,
 	}
 	if z.federated() {
