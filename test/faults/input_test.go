@@ -41,6 +41,15 @@ var valid = map[string]string{
 	"MeshCircuitBreaker":        `{"to":[{"targetRef":{"kind":"Mesh"},"default":{"connectionLimits":{"maxConnections":5}}}]}`,
 	"MeshLoadBalancingStrategy": `{"to":[{"targetRef":{"kind":"Mesh"},"default":{"loadBalancer":{"type":"Random"}}}]}`,
 	"MeshRetry":                 `{"to":[{"targetRef":{"kind":"Mesh"},"default":{"http":{"numRetries":3}}}]}`,
+	"MeshTCPRoute":              `{"to":[{"targetRef":{"kind":"MeshService","labels":{"kuma.io/display-name":"a"}},"rules":[{"default":{"backendRefs":[{"kind":"MeshService","labels":{"kuma.io/display-name":"b"}}]}}]}]}`,
+	"MeshHealthCheck":           `{"to":[{"targetRef":{"kind":"Mesh"},"default":{"interval":"10s","tcp":{}}}]}`,
+	"MeshRateLimit":             `{"targetRef":{"kind":"Dataplane"},"rules":[{"default":{"local":{"http":{"requestRate":{"num":5,"interval":"1s"}}}}}]}`,
+	"MeshFaultInjection":        `{"rules":[{"default":{"http":[{"abort":{"httpStatus":503,"percentage":5}}]}}]}`,
+	"MeshAccessLog":             `{"to":[{"targetRef":{"kind":"Mesh"},"default":{"backends":[{"type":"File","file":{"path":"/dev/stdout"}}]}}]}`,
+	"MeshTrace":                 `{"default":{"backends":[{"type":"Zipkin","zipkin":{"url":"http://zipkin.example:9411/api/v2/spans"}}]}}`,
+	"MeshMetric":                `{"default":{"backends":[{"type":"Prometheus","prometheus":{"port":5670}}]}}`,
+	"MeshPassthrough":           `{"default":{"passthroughMode":"Matched","appendMatch":[{"type":"Domain","value":"api.example","protocol":"tls","port":443}]}}`,
+	"MeshProxyPatch":            `{"default":{"appendModifications":[{"cluster":{"operation":"Patch","value":"connect_timeout: 5s"}}]}}`,
 }
 
 // mayBeEmpty are the kinds whose empty spec means something, and those where it is legal and warned about.

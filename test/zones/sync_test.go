@@ -145,7 +145,13 @@ networking: {address: 192.0.2.1, transparentProxying: {redirectPortInbound: 1500
 		if err == nil {
 			err = json.Unmarshal(answer.Body, &config)
 		}
-		return fmt.Sprintf("%d clusters, %v", len(config.XDS[clusters]), err), len(config.XDS[clusters]) == services
+		n := 0
+		for name := range config.XDS[clusters] {
+			if strings.HasPrefix(name, "kri_msvc_") {
+				n++
+			}
+		}
+		return fmt.Sprintf("%d clusters, %v", n, err), n == services
 	})
 	east.Halt(t)
 	f.Zone("east").Until(t, "global says that the zone is away", func() (any, bool) {
