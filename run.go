@@ -102,7 +102,17 @@ func addSetting(cmd *cobra.Command, f settings.Field) {
 
 // load fills the settings of a role from the file, the environment and the flags that were given.
 func (p *program) load(into any, cmd *cobra.Command, fields []settings.Field, file string) error {
-	s := settings.Sources{FileName: file, Environ: p.environ, Known: otherVariables, Flags: map[string]string{}, ReadFile: os.ReadFile}
+	return loadFrom(into, cmd, fields, settings.Sources{FileName: file, Environ: p.environ, Known: otherVariables})
+}
+
+// loadFlags fills settings that no variable of the environment is about.
+func (p *program) loadFlags(into any, cmd *cobra.Command, fields []settings.Field, file string) error {
+	return loadFrom(into, cmd, fields, settings.Sources{FileName: file})
+}
+
+func loadFrom(into any, cmd *cobra.Command, fields []settings.Field, s settings.Sources) error {
+	s.Flags, s.ReadFile = map[string]string{}, os.ReadFile
+	file := s.FileName
 	if file != "" {
 		content, err := os.ReadFile(file)
 		if err != nil {

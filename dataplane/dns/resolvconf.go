@@ -119,3 +119,13 @@ func (f *hostFile) get() (hostConfig, error) {
 	f.config, f.err = readHostConfig(f.path)
 	return f.config, f.err
 }
+
+// HostServers lists the servers that a resolv.conf names.
+func HostServers(path string) ([]netip.Addr, error) {
+	c, err := readHostConfig(path)
+	var out []netip.Addr
+	for _, s := range c.servers {
+		out = append(out, s.Addr())
+	}
+	return out, err
+}
