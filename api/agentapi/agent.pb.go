@@ -74,7 +74,7 @@ func (x Problem_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Problem_Severity.Descriptor instead.
 func (Problem_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23, 0}
+	return file_agent_proto_rawDescGZIP(), []int{25, 0}
 }
 
 type Versions struct {
@@ -1040,6 +1040,7 @@ type ZoneMessage struct {
 	//	*ZoneMessage_GoodbyeDone
 	//	*ZoneMessage_Probes
 	//	*ZoneMessage_Names
+	//	*ZoneMessage_External
 	Message       isZoneMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1163,6 +1164,15 @@ func (x *ZoneMessage) GetNames() *Names {
 	return nil
 }
 
+func (x *ZoneMessage) GetExternal() *ExternalSecrets {
+	if x != nil {
+		if x, ok := x.Message.(*ZoneMessage_External); ok {
+			return x.External
+		}
+	}
+	return nil
+}
+
 type isZoneMessage_Message interface {
 	isZoneMessage_Message()
 }
@@ -1203,6 +1213,10 @@ type ZoneMessage_Names struct {
 	Names *Names `protobuf:"bytes,9,opt,name=names,proto3,oneof"`
 }
 
+type ZoneMessage_External struct {
+	External *ExternalSecrets `protobuf:"bytes,15,opt,name=external,proto3,oneof"`
+}
+
 func (*ZoneMessage_Welcome) isZoneMessage_Message() {}
 
 func (*ZoneMessage_Offer) isZoneMessage_Message() {}
@@ -1220,6 +1234,8 @@ func (*ZoneMessage_GoodbyeDone) isZoneMessage_Message() {}
 func (*ZoneMessage_Probes) isZoneMessage_Message() {}
 
 func (*ZoneMessage_Names) isZoneMessage_Message() {}
+
+func (*ZoneMessage_External) isZoneMessage_Message() {}
 
 // Welcome is the first answer of a session.
 type Welcome struct {
@@ -1849,6 +1865,130 @@ func (x *Trust) GetBundles() []*Bundle {
 	return nil
 }
 
+// ExternalSecrets is what an egress speaks TLS to external services with. Other proxies get none.
+type ExternalSecrets struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Secrets to add or replace.
+	Secrets []*ExternalSecret `protobuf:"bytes,1,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// Whether what is not listed is gone.
+	Complete      bool `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExternalSecrets) Reset() {
+	*x = ExternalSecrets{}
+	mi := &file_agent_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExternalSecrets) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExternalSecrets) ProtoMessage() {}
+
+func (x *ExternalSecrets) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExternalSecrets.ProtoReflect.Descriptor instead.
+func (*ExternalSecrets) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ExternalSecrets) GetSecrets() []*ExternalSecret {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+func (x *ExternalSecrets) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+// ExternalSecret is one secret by the name under which Envoy asks for it: authorities, or a certificate with its key. All in PEM.
+type ExternalSecret struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Authorities   []byte                 `protobuf:"bytes,2,opt,name=authorities,proto3" json:"authorities,omitempty"`
+	Certificate   []byte                 `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Key           []byte                 `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExternalSecret) Reset() {
+	*x = ExternalSecret{}
+	mi := &file_agent_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExternalSecret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExternalSecret) ProtoMessage() {}
+
+func (x *ExternalSecret) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExternalSecret.ProtoReflect.Descriptor instead.
+func (*ExternalSecret) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ExternalSecret) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExternalSecret) GetAuthorities() []byte {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
+func (x *ExternalSecret) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *ExternalSecret) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
 type Bundle struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	TrustDomain string                 `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
@@ -1860,7 +2000,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1872,7 +2012,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1885,7 +2025,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -1913,7 +2053,7 @@ type ControlCertificate struct {
 
 func (x *ControlCertificate) Reset() {
 	*x = ControlCertificate{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2065,7 @@ func (x *ControlCertificate) String() string {
 func (*ControlCertificate) ProtoMessage() {}
 
 func (x *ControlCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2078,7 @@ func (x *ControlCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlCertificate.ProtoReflect.Descriptor instead.
 func (*ControlCertificate) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ControlCertificate) GetChain() [][]byte {
@@ -1973,7 +2113,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2125,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2138,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Problem) GetSeverity() Problem_Severity {
@@ -2025,7 +2165,7 @@ type GoodbyeDone struct {
 
 func (x *GoodbyeDone) Reset() {
 	*x = GoodbyeDone{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2177,7 @@ func (x *GoodbyeDone) String() string {
 func (*GoodbyeDone) ProtoMessage() {}
 
 func (x *GoodbyeDone) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2190,7 @@ func (x *GoodbyeDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GoodbyeDone.ProtoReflect.Descriptor instead.
 func (*GoodbyeDone) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GoodbyeDone) GetUnconfirmed() string {
@@ -2133,7 +2273,7 @@ const file_agent_proto_rawDesc = "" +
 	"\arequest\x18\x01 \x01(\fR\arequest\"<\n" +
 	"\aGoodbye\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x19\n" +
-	"\bdrain_ms\x18\x02 \x01(\x03R\adrainMs\"\xa4\x04\n" +
+	"\bdrain_ms\x18\x02 \x01(\x03R\adrainMs\"\xe6\x04\n" +
 	"\vZoneMessage\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.causeway.agent.v1.WelcomeH\x00R\awelcome\x128\n" +
 	"\x05offer\x18\x02 \x01(\v2 .causeway.agent.v1.IdentityOfferH\x00R\x05offer\x129\n" +
@@ -2143,9 +2283,10 @@ const file_agent_proto_rawDesc = "" +
 	"\aproblem\x18\x06 \x01(\v2\x1a.causeway.agent.v1.ProblemH\x00R\aproblem\x12C\n" +
 	"\fgoodbye_done\x18\a \x01(\v2\x1e.causeway.agent.v1.GoodbyeDoneH\x00R\vgoodbyeDone\x123\n" +
 	"\x06probes\x18\b \x01(\v2\x19.causeway.agent.v1.ProbesH\x00R\x06probes\x120\n" +
-	"\x05names\x18\t \x01(\v2\x18.causeway.agent.v1.NamesH\x00R\x05namesB\t\n" +
+	"\x05names\x18\t \x01(\v2\x18.causeway.agent.v1.NamesH\x00R\x05names\x12@\n" +
+	"\bexternal\x18\x0f \x01(\v2\".causeway.agent.v1.ExternalSecretsH\x00R\bexternalB\t\n" +
 	"\amessageJ\x04\b\n" +
-	"\x10\x10\"\xa0\x02\n" +
+	"\x10\x0f\"\xa0\x02\n" +
 	"\aWelcome\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\tR\x04zone\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x12\n" +
@@ -2197,7 +2338,15 @@ const file_agent_proto_rawDesc = "" +
 	"\x0eretry_after_ms\x18\b \x01(\x03R\fretryAfterMs\"V\n" +
 	"\x05Trust\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x123\n" +
-	"\abundles\x18\x02 \x03(\v2\x19.causeway.agent.v1.BundleR\abundles\"=\n" +
+	"\abundles\x18\x02 \x03(\v2\x19.causeway.agent.v1.BundleR\abundles\"j\n" +
+	"\x0fExternalSecrets\x12;\n" +
+	"\asecrets\x18\x01 \x03(\v2!.causeway.agent.v1.ExternalSecretR\asecrets\x12\x1a\n" +
+	"\bcomplete\x18\x02 \x01(\bR\bcomplete\"z\n" +
+	"\x0eExternalSecret\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
+	"\vauthorities\x18\x02 \x01(\fR\vauthorities\x12 \n" +
+	"\vcertificate\x18\x03 \x01(\fR\vcertificate\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\fR\x03key\"=\n" +
 	"\x06Bundle\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x10\n" +
 	"\x03pem\x18\x02 \x01(\tR\x03pem\"e\n" +
@@ -2233,7 +2382,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_agent_proto_goTypes = []any{
 	(Problem_Severity)(0),      // 0: causeway.agent.v1.Problem.Severity
 	(*Versions)(nil),           // 1: causeway.agent.v1.Versions
@@ -2257,10 +2406,12 @@ var file_agent_proto_goTypes = []any{
 	(*IdentityOffer)(nil),      // 19: causeway.agent.v1.IdentityOffer
 	(*Identity)(nil),           // 20: causeway.agent.v1.Identity
 	(*Trust)(nil),              // 21: causeway.agent.v1.Trust
-	(*Bundle)(nil),             // 22: causeway.agent.v1.Bundle
-	(*ControlCertificate)(nil), // 23: causeway.agent.v1.ControlCertificate
-	(*Problem)(nil),            // 24: causeway.agent.v1.Problem
-	(*GoodbyeDone)(nil),        // 25: causeway.agent.v1.GoodbyeDone
+	(*ExternalSecrets)(nil),    // 22: causeway.agent.v1.ExternalSecrets
+	(*ExternalSecret)(nil),     // 23: causeway.agent.v1.ExternalSecret
+	(*Bundle)(nil),             // 24: causeway.agent.v1.Bundle
+	(*ControlCertificate)(nil), // 25: causeway.agent.v1.ControlCertificate
+	(*Problem)(nil),            // 26: causeway.agent.v1.Problem
+	(*GoodbyeDone)(nil),        // 27: causeway.agent.v1.GoodbyeDone
 }
 var file_agent_proto_depIdxs = []int32{
 	5,  // 0: causeway.agent.v1.AgentMessage.hello:type_name -> causeway.agent.v1.Hello
@@ -2279,26 +2430,28 @@ var file_agent_proto_depIdxs = []int32{
 	19, // 13: causeway.agent.v1.ZoneMessage.offer:type_name -> causeway.agent.v1.IdentityOffer
 	20, // 14: causeway.agent.v1.ZoneMessage.identity:type_name -> causeway.agent.v1.Identity
 	21, // 15: causeway.agent.v1.ZoneMessage.trust:type_name -> causeway.agent.v1.Trust
-	23, // 16: causeway.agent.v1.ZoneMessage.control:type_name -> causeway.agent.v1.ControlCertificate
-	24, // 17: causeway.agent.v1.ZoneMessage.problem:type_name -> causeway.agent.v1.Problem
-	25, // 18: causeway.agent.v1.ZoneMessage.goodbye_done:type_name -> causeway.agent.v1.GoodbyeDone
+	25, // 16: causeway.agent.v1.ZoneMessage.control:type_name -> causeway.agent.v1.ControlCertificate
+	26, // 17: causeway.agent.v1.ZoneMessage.problem:type_name -> causeway.agent.v1.Problem
+	27, // 18: causeway.agent.v1.ZoneMessage.goodbye_done:type_name -> causeway.agent.v1.GoodbyeDone
 	17, // 19: causeway.agent.v1.ZoneMessage.probes:type_name -> causeway.agent.v1.Probes
 	15, // 20: causeway.agent.v1.ZoneMessage.names:type_name -> causeway.agent.v1.Names
-	18, // 21: causeway.agent.v1.Welcome.probes:type_name -> causeway.agent.v1.Probe
-	19, // 22: causeway.agent.v1.Welcome.offer:type_name -> causeway.agent.v1.IdentityOffer
-	16, // 23: causeway.agent.v1.Names.records:type_name -> causeway.agent.v1.NameRecord
-	18, // 24: causeway.agent.v1.Probes.probes:type_name -> causeway.agent.v1.Probe
-	22, // 25: causeway.agent.v1.Trust.bundles:type_name -> causeway.agent.v1.Bundle
-	0,  // 26: causeway.agent.v1.Problem.severity:type_name -> causeway.agent.v1.Problem.Severity
-	2,  // 27: causeway.agent.v1.Agent.Enroll:input_type -> causeway.agent.v1.EnrollRequest
-	4,  // 28: causeway.agent.v1.Agent.Session:input_type -> causeway.agent.v1.AgentMessage
-	3,  // 29: causeway.agent.v1.Agent.Enroll:output_type -> causeway.agent.v1.EnrollResponse
-	13, // 30: causeway.agent.v1.Agent.Session:output_type -> causeway.agent.v1.ZoneMessage
-	29, // [29:31] is the sub-list for method output_type
-	27, // [27:29] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	22, // 21: causeway.agent.v1.ZoneMessage.external:type_name -> causeway.agent.v1.ExternalSecrets
+	18, // 22: causeway.agent.v1.Welcome.probes:type_name -> causeway.agent.v1.Probe
+	19, // 23: causeway.agent.v1.Welcome.offer:type_name -> causeway.agent.v1.IdentityOffer
+	16, // 24: causeway.agent.v1.Names.records:type_name -> causeway.agent.v1.NameRecord
+	18, // 25: causeway.agent.v1.Probes.probes:type_name -> causeway.agent.v1.Probe
+	24, // 26: causeway.agent.v1.Trust.bundles:type_name -> causeway.agent.v1.Bundle
+	23, // 27: causeway.agent.v1.ExternalSecrets.secrets:type_name -> causeway.agent.v1.ExternalSecret
+	0,  // 28: causeway.agent.v1.Problem.severity:type_name -> causeway.agent.v1.Problem.Severity
+	2,  // 29: causeway.agent.v1.Agent.Enroll:input_type -> causeway.agent.v1.EnrollRequest
+	4,  // 30: causeway.agent.v1.Agent.Session:input_type -> causeway.agent.v1.AgentMessage
+	3,  // 31: causeway.agent.v1.Agent.Enroll:output_type -> causeway.agent.v1.EnrollResponse
+	13, // 32: causeway.agent.v1.Agent.Session:output_type -> causeway.agent.v1.ZoneMessage
+	31, // [31:33] is the sub-list for method output_type
+	29, // [29:31] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2325,6 +2478,7 @@ func file_agent_proto_init() {
 		(*ZoneMessage_GoodbyeDone)(nil),
 		(*ZoneMessage_Probes)(nil),
 		(*ZoneMessage_Names)(nil),
+		(*ZoneMessage_External)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2332,7 +2486,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

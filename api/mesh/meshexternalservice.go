@@ -117,7 +117,17 @@ type MeshExternalServiceStatus struct {
 	Addresses []Address `json:"addresses,omitempty"`
 	// HostnameGenerators say what each generator did for the service.
 	HostnameGenerators []HostnameGeneratorStatus `json:"hostnameGenerators,omitempty"`
+	// Conditions say whether the zone has an egress, without which nothing is sent to the service.
+	Conditions []Condition `json:"conditions,omitempty"`
 }
+
+// ConditionEgressAvailable says whether an egress of the zone takes traffic to external services, and why not.
+const (
+	ConditionEgressAvailable = "EgressAvailable"
+	ReasonEgressReady        = "EgressReady"
+	ReasonNoEgress           = "NoEgress"
+	ReasonEgressNotReady     = "EgressNotReady"
+)
 
 var meshExternalServiceKind = resource.Kind{
 	Name: TypeMeshExternalService, Path: "meshexternalservices", Short: "extsvc", Singular: "Mesh External Service", Plural: "Mesh External Services",

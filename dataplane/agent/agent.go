@@ -152,6 +152,7 @@ func (a *agent) run(ctx context.Context) error {
 	g, work := errgroup.WithContext(work)
 	a.prober = probe.New(a.log)
 	a.secrets = sds.New(a.log)
+	a.secrets.UseAuthorities(a.cfg.Envoy.AuthoritiesFile)
 	a.supervisor = newSupervisor(a.cfg.Launch, newAdmin(a.adminSocket()), a.log)
 	a.supervisor.check = func() error { return checkSockets(a.self.sockets) }
 	a.link = newLink(a)

@@ -54,8 +54,11 @@ type DataplaneConfig struct {
 
 // EnvoyConfig says how Envoy is run.
 type EnvoyConfig struct {
-	Binary       string `json:"binary" doc:"path of Envoy; default CAUSEWAY_ENVOY or the installed one"`
-	LogLevel     string `json:"logLevel" doc:"Envoy's log level"`
+	Binary   string `json:"binary" doc:"path of Envoy; default CAUSEWAY_ENVOY or the installed one"`
+	LogLevel string `json:"logLevel" doc:"Envoy's log level"`
+	// AuthoritiesFile is for external services of which no authority is given.
+	AuthoritiesFile string `json:"authoritiesFile" doc:"authorities that an egress trusts external services by, in PEM; default those of this host"`
+
 	Concurrency  int    `json:"concurrency" doc:"worker threads of Envoy"`
 	MaxHeapBytes uint64 `json:"maxHeapBytes" doc:"memory at which Envoy sheds load; 0 means no limit"`
 }

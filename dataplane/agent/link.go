@@ -415,6 +415,8 @@ func (l *link) message(in *agentapi.ZoneMessage) error {
 		if l.a.names != nil {
 			return l.a.names.Apply(m.Names)
 		}
+	case *agentapi.ZoneMessage_External:
+		l.external(m.External)
 	case *agentapi.ZoneMessage_Problem:
 		return l.problem(m.Problem)
 	case *agentapi.ZoneMessage_GoodbyeDone:
@@ -431,6 +433,17 @@ func (l *link) message(in *agentapi.ZoneMessage) error {
 		l.a.log.Debug("a message of a newer zone was ignored", "ignored", l.ignored)
 	}
 	return nil
+}
+
+// external takes what an egress speaks TLS to external services with.
+func (l *link) external(in *agentapi.ExternalSecrets) {
+	var list []sds.External
+	for _, x := range in.GetSecrets() {
+		list = append(list, sds.External{Name: x.GetName(), Authorities: x.GetAuthorities(), Certificate: x.GetCertificate(), Key: x.GetKey()})
+	}
+	if err := l.a.secrets.SetExternals(list, in.GetComplete()); err != nil {
+		l.a.log.Error("the zone sent secrets of external services that cannot be used", "err", err)
+	}
 }
 
 func (l *link) problem(p *agentapi.Problem) error {

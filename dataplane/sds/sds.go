@@ -1,5 +1,5 @@
-// Package sds serves one Envoy the two secrets of its workload: key and certificate, and the bundles it trusts.
-// It makes no keys, asks nobody for certificates and opens no socket; what it is given stays in memory.
+// Package sds serves one Envoy the two secrets of its workload: key and certificate, and the bundles it trusts; and where it is
+// an egress, those it speaks TLS to external services with. It makes no keys, asks nobody for certificates and opens no socket; what it is given stays in memory.
 //
 // Envoy judges both secrets together, keeps what it refuses, and refuses with it whatever comes next, so a refusal says little about the
 // secret that it names. Therefore only one version that is not proven yet is under way at any time, and after a
@@ -48,6 +48,8 @@ type Server struct {
 	changed chan struct{} // holds a token when the status changed
 	due     chan struct{} // holds a token when something may have to be sent
 
+	external *externals
+
 	mu      sync.Mutex
 	secrets []*secret // the identity, then the trust: in this order they are sent at first
 	streams map[*stream]struct{}
@@ -78,10 +80,12 @@ func (v version) exists() bool          { return v.xds != "" }
 
 // New makes a server without secrets: whoever asks waits until they are set.
 func New(log *slog.Logger) *Server {
-	return &Server{
+	s := &Server{
 		log: log, changed: make(chan struct{}, 1), due: make(chan struct{}, 1),
 		secrets: []*secret{{name: envoy.IdentitySecret}, {name: envoy.TrustSecret}}, streams: map[*stream]struct{}{},
 	}
+	s.external = newExternals(log, s.news)
+	return s
 }
 
 // Register offers the secrets on a gRPC server. Nothing is sent after the end of ctx.
@@ -220,6 +224,7 @@ func (s *Server) Status() Status {
 			rejected = append(rejected, x.name+": "+x.why)
 		}
 	}
+	rejected = append(rejected, s.external.rejected()...)
 	return Status{
 		IdentitySerial: s.secret(envoy.IdentitySecret).good.label, TrustVersion: s.secret(envoy.TrustSecret).good.label,
 		Rejected: strings.Join(rejected, "; "),

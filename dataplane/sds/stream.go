@@ -44,6 +44,14 @@ func newStream() *stream {
 
 // DeltaSecrets serves one stream.
 func (v service) DeltaSecrets(g secretv3.SecretDiscoveryService_DeltaSecretsServer) error {
+	first, err := g.Recv()
+	if err != nil {
+		return ended(err)
+	}
+	// Envoy opens a stream per secret, so the first name tells what the stream is for.
+	if names := first.GetResourceNamesSubscribe(); len(names) > 0 && !isWorkloads(names[0]) {
+		return ended(v.s.external.serve(v.ctx, g, first))
+	}
 	st := newStream()
 	v.s.open(st)
 	defer v.s.closed(st)
@@ -65,16 +73,20 @@ func (v service) DeltaSecrets(g secretv3.SecretDiscoveryService_DeltaSecretsServ
 	})
 	defer sender.Wait()
 	defer cancel()
-	for {
-		in, err := g.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+	for in := first; ; {
 		v.s.request(st, in)
+		if in, err = g.Recv(); err != nil {
+			return ended(err)
+		}
 	}
+}
+
+// ended is no error when the peer ended the stream.
+func ended(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }
 
 func (s *Server) open(st *stream) {

@@ -27,6 +27,9 @@ func TestTraffic(t *testing.T) {
 		skip []string // default policies that the mesh shall not have
 	}{
 		{name: "renewal", run: testRenewal}, // first, because it waits longest
+		{name: "external", run: testExternal, skip: []string{"MeshRetry"}},
+		{name: "external-tls", run: testExternalTLS, skip: []string{"MeshRetry"}},
+		{name: "external-policies", run: testExternalPolicies},
 		{name: "plain", run: testPlain},
 		{name: "secure", run: testSecure},
 		{name: "permissive", run: testPermissive},

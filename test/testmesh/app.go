@@ -2,11 +2,13 @@ package testmesh
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"net"
 	"net/http"
@@ -63,13 +65,33 @@ func startApp(t testing.TB, name string, p mesh.Protocol, place Place, host stri
 	if err != nil {
 		t.Fatalf("start the server of %s: %v", name, err)
 	}
+	return serve(t, name, p, l)
+}
+
+// Outside starts a server outside of the mesh, with TLS when there is a configuration. An empty host is an address of its own.
+func Outside(t testing.TB, name string, p mesh.Protocol, host string, c *tls.Config) *App {
+	t.Helper()
+	if host == "" {
+		host = nextHost()
+	}
+	l, err := listen(nil, host)
+	if err != nil {
+		t.Fatalf("start the server of %s: %v", name, err)
+	}
+	if c != nil {
+		l = tls.NewListener(l, c)
+	}
+	return serve(t, name, p, l)
+}
+
+func serve(t testing.TB, name string, p mesh.Protocol, l net.Listener) *App {
 	a := &App{name: name, protocol: p, listener: l, seen: map[string]int{}, open: map[net.Conn]bool{}}
 	a.conns.Add(1)
 	if p == mesh.GRPC {
 		a.serveGRPC()
 	}
 	if p.IsHTTP() {
-		a.http = &http.Server{Handler: http.HandlerFunc(a.answer), Protocols: new(http.Protocols)}
+		a.http = &http.Server{ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(a.answer), Protocols: new(http.Protocols)}
 		a.http.Protocols.SetHTTP1(true)
 		a.http.Protocols.SetUnencryptedHTTP2(true)
 		go func() {
@@ -85,10 +107,16 @@ func startApp(t testing.TB, name string, p mesh.Protocol, place Place, host stri
 	return a
 }
 
+// Host is the address on which the server listens.
+func (a *App) Host() string { return a.listener.Addr().(*net.TCPAddr).IP.String() }
+
 // Port is where the server listens.
 func (a *App) Port() int { return a.listener.Addr().(*net.TCPAddr).Port }
 
 // stop ends the server and its connections at once.
+// Stop ends the server and its connections at once.
+func (a *App) Stop() { a.stop() }
+
 func (a *App) stop() {
 	if a.http != nil {
 		_ = a.http.Close() // also when it is closed already
@@ -217,6 +245,9 @@ func (a *App) Fail(n, status int) {
 
 // Break lets the next n requests fail with a broken connection.
 func (a *App) Break(n int) { a.Fail(n, 0) }
+
+// CloseConnections makes the server of HTTP answer each request on a connection of its own.
+func (a *App) CloseConnections() { a.http.SetKeepAlivesEnabled(false) }
 
 // SetWell decides what probes are told.
 func (a *App) SetWell(well bool) {

@@ -51,13 +51,19 @@ type Workload struct {
 	// Place is the host where the workload runs, apart. Default this host.
 	Place Place
 
+	// Egress makes the proxy an egress of the zone as well.
+	Egress bool
+	// Authorities is a file with the authorities that an egress trusts external services by. Default those of this host.
+	Authorities string
+
 	ingress bool // of the zone: there is no server
+	bare    bool // there is no server, since the proxy only serves the zone
 }
 
 // An Instance is a running workload.
 type Instance struct {
 	Workload
-	App  *App   // nil of an ingress
+	App  *App   // nil of an ingress and an egress
 	Host string // the address of the workload
 
 	owner testing.TB // until whose end it runs, whoever starts its agent again
@@ -103,10 +109,17 @@ func (m *Mesh) Workloads(t testing.TB, ws ...Workload) []*Instance {
 // Ingress starts an ingress of the zone and declares where other zones find it. With Apart its agent can be killed.
 func (m *Mesh) Ingress(t testing.TB, w Workload) *Instance {
 	t.Helper()
-	w.ingress = true
+	w.ingress, w.bare = true, true
 	i := m.Workload(t, w)
 	i.Declare(t, i.Host, m.Port)
 	return i
+}
+
+// Egress starts an egress of the zone.
+func (m *Mesh) Egress(t testing.TB, w Workload) *Instance {
+	t.Helper()
+	w.Egress, w.bare = true, true
+	return m.Workload(t, w)
 }
 
 // Declare says under which address other zones find an ingress, by its name.
@@ -158,7 +171,7 @@ func (m *Mesh) instance(t testing.TB, w Workload) *Instance {
 		i.Host, i.Apart = i.Place.IP(), true
 	}
 	i.http = i.newClient(64)
-	if !w.ingress {
+	if !w.bare {
 		i.App = startApp(t, w.Name, w.Protocol, i.Place, i.Host)
 	}
 	t.Cleanup(i.http.CloseIdleConnections)
@@ -194,7 +207,7 @@ func (i *Instance) settings(t testing.TB) agent.Config {
 	}
 	c.Dataplane.File = write("dataplane.yaml", i.dataplane(t))
 	c.Dataplane.TokenFile = write("token", []byte(m.Token(t, i.Token)))
-	c.Envoy.Binary = m.envoy
+	c.Envoy.Binary, c.Envoy.AuthoritiesFile = m.envoy, i.Authorities
 	c.RuntimeDir, c.DrainTime, c.Version = filepath.Join(m.dir, "run"), i.Drain, "test"
 	return c
 }
@@ -210,8 +223,12 @@ func (i *Instance) dataplane(t testing.TB) []byte {
 	}
 	networking := mesh.Networking{Address: i.Host, OutboundBlock: i.Block, Outbound: i.Outbound}
 	if i.ingress {
-		networking.Listeners = []mesh.Listener{{Type: mesh.ZoneIngress, Address: i.Host, Port: i.mesh.Port}}
-	} else {
+		networking.Listeners = append(networking.Listeners, mesh.Listener{Type: mesh.ZoneIngress, Address: i.Host, Port: i.mesh.Port})
+	}
+	if i.Egress {
+		networking.Listeners = append(networking.Listeners, mesh.Listener{Type: mesh.ZoneEgress, Address: i.Host, Port: i.mesh.Port + 1, Name: "egress"})
+	}
+	if !i.bare {
 		networking.Inbound = []mesh.Inbound{{
 			Port: i.mesh.Port, ServicePort: uint32(i.App.Port()), Name: "main", Protocol: i.Protocol, ServiceProbe: i.Probe,
 		}}
@@ -396,7 +413,7 @@ func (i *Instance) resolve(t testing.TB, service string) (string, error) {
 	}
 	var dp mesh.Dataplane
 	switch {
-	case len(d.Status.VIPs) == 0 || len(d.Spec.Ports) == 0:
+	case d.vip() == "" || d.port() == 0:
 		return "", errors.New("it has no virtual address or port")
 	case !i.mesh.Read(t, mesh.TypeDataplane, i.Name, &dp):
 		return "", errors.New("there is no such Dataplane")
@@ -405,30 +422,52 @@ func (i *Instance) resolve(t testing.TB, service string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("outboundBlock: %w", err)
 	}
-	vip, err := netip.ParseAddr(d.Status.VIPs[0].IP)
+	vip, err := netip.ParseAddr(d.vip())
 	if err != nil {
 		return "", fmt.Errorf("virtual address: %w", err)
 	}
 	b, low := block.Addr().As4(), vip.As4()
 	at := netip.AddrFrom4([4]byte{b[0], b[1], low[2], low[3]})
-	return netip.AddrPortFrom(at, uint16(d.Spec.Ports[0].Port)).String(), nil
+	return netip.AddrPortFrom(at, uint16(d.port())).String(), nil
 }
 
-// A destination is what a MeshService and a MeshMultiZoneService have in common here.
+// A destination is what the kinds that traffic can be sent to have in common here.
 type destination struct {
 	Spec struct {
 		Ports []struct {
 			Port uint32 `json:"port"`
 		} `json:"ports"`
+		Match mesh.ExternalMatch `json:"match"`
 	} `json:"spec"`
-	Status mesh.MeshServiceStatus `json:"status"`
+	Status struct {
+		VIPs []mesh.VIP `json:"vips"`
+		VIP  mesh.VIP   `json:"vip"`
+	} `json:"status"`
 }
 
-// destination finds a service by name: "web" is that of the own zone or else a multi-zone service, "web.west" that of another zone.
+func (d destination) vip() string {
+	if len(d.Status.VIPs) > 0 {
+		return d.Status.VIPs[0].IP
+	}
+	return d.Status.VIP.IP
+}
+
+func (d destination) port() uint32 {
+	if len(d.Spec.Ports) > 0 {
+		return d.Spec.Ports[0].Port
+	}
+	return d.Spec.Match.Port
+}
+
+// destination finds a service by name: "web" is that of the own zone or else an external or a multi-zone service,
+// "web.west" that of another zone.
 func (a API) destination(t testing.TB, service string) (destination, error) {
 	var out destination
 	name, zone, elsewhere := strings.Cut(service, ".")
 	if !elsewhere && a.Read(t, mesh.TypeMeshService, name, &out) {
+		return out, nil
+	}
+	if !elsewhere && a.Read(t, mesh.TypeMeshExternalService, name, &out) {
 		return out, nil
 	}
 	typ, labels := mesh.TypeMeshMultiZoneService, map[string]string{resource.LabelDisplayName: name}

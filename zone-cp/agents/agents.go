@@ -183,11 +183,13 @@ func (s *Service) followCatalog(ctx context.Context) error {
 			s.mergeAll(u.Snapshot)
 			continue
 		}
-		meshes := map[string]bool{}
+		meshes, external := map[string]bool{}, map[string]bool{}
 		for _, k := range u.Changed {
 			switch k.Type {
 			case mesh.TypeMeshIdentity, mesh.TypeMeshTrust, mesh.TypeSecret:
 				meshes[k.Mesh] = true
+			case mesh.TypeMeshExternalService:
+				external[k.Mesh] = true
 			case mesh.TypeDataplane:
 				if ss := s.registry.session(k); ss != nil {
 					wake(ss.poked)
@@ -198,6 +200,9 @@ func (s *Service) followCatalog(ctx context.Context) error {
 		}
 		for m := range meshes {
 			s.poke(m)
+		}
+		for m := range external {
+			s.pokeEgresses(u.Snapshot, m)
 		}
 		for _, d := range u.Derived {
 			if d.Type == standingType && s.cfg.Peers != nil {

@@ -3,6 +3,7 @@ package agents
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -50,6 +51,7 @@ type session struct {
 	probes   []*agentapi.Probe
 	names    *agentapi.NameSet // what the agent was sent in this session
 	goodbyes int
+	external map[string][sha256.Size]byte // hashes of the secrets of external services that were sent, by name; nil: none yet
 }
 
 // Session serves one agent until it leaves.
@@ -381,7 +383,8 @@ func (ss *session) welcome() []*agentapi.ZoneMessage {
 	if ss.problem != "" {
 		out = append(out, problem(agentapi.Problem_ERROR, ss.problem))
 	}
-	return append(out, ss.refreshTrust(ss.hello.GetTrustVersion())...)
+	out = append(out, ss.refreshTrust(ss.hello.GetTrustVersion())...)
+	return append(out, ss.refreshExternal()...)
 }
 
 // news is what changed since the agent was last told.
@@ -393,6 +396,7 @@ func (ss *session) news() []*agentapi.ZoneMessage {
 	}
 	// Trust goes before an offer of a new authority's certificate: whoever presents one must be believed.
 	out = append(out, ss.refreshTrust("")...)
+	out = append(out, ss.refreshExternal()...)
 	if ss.refreshOffer() {
 		if ss.problem != "" {
 			out = append(out, problem(agentapi.Problem_ERROR, ss.problem))

@@ -103,9 +103,9 @@ func Compute(in Inputs) Outputs {
 	r.listServices()
 	vips := r.assignVIPs()
 	names := r.assignHostnames()
-	identities := r.identities()
+	identities, egress := r.identities(), r.egresses()
 	for _, s := range r.services {
-		r.out.Statuses[s.Key()] = r.status(s, vips[s.Key()], names[s.Key()], identities)
+		r.out.Statuses[s.Key()] = r.status(s, vips[s.Key()], names[s.Key()], identities, egress)
 	}
 	r.forget()
 	slices.SortFunc(r.out.Problems, func(a, b Problem) int { return cmp.Or(a.Key.Compare(b.Key), strings.Compare(a.Reason, b.Reason)) })
@@ -150,7 +150,7 @@ func kriOf(r resource.Resource) resource.KRI {
 }
 
 // status is what is recorded for one destination.
-func (r *run) status(s resource.Resource, vip string, names hostnames, ids identities) any {
+func (r *run) status(s resource.Resource, vip string, names hostnames, ids identities, egress func(mesh string) mesh.Condition) any {
 	var vips []mesh.VIP
 	if vip != "" {
 		vips = []mesh.VIP{{IP: vip}}
@@ -165,6 +165,8 @@ func (r *run) status(s resource.Resource, vip string, names hostnames, ids ident
 		st.VIPs, st.Addresses, st.HostnameGenerators = vips, names.addresses, names.generators
 		return st
 	default:
-		return &mesh.MeshExternalServiceStatus{VIP: mesh.VIP{IP: vip}, Addresses: names.addresses, HostnameGenerators: names.generators}
+		return &mesh.MeshExternalServiceStatus{
+			VIP: mesh.VIP{IP: vip}, Addresses: names.addresses, HostnameGenerators: names.generators, Conditions: []mesh.Condition{egress(s.Mesh)},
+		}
 	}
 }

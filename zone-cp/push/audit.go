@@ -20,6 +20,7 @@ type audit struct {
 	gateways  map[resource.Key]view.Gateway
 	envoys    map[resource.Key]string
 	refused   map[string]*view.Refusals
+	unusable  map[resource.Key]string
 	want      map[resource.Key]envoy.ProxyConfig
 }
 
@@ -38,6 +39,7 @@ func (s *state) prepareAudit() audit {
 		facts: maps.Clone(s.facts), statuses: s.view.Statuses(), want: map[resource.Key]envoy.ProxyConfig{},
 		remotes: maps.Clone(s.remotes), gateways: maps.Clone(s.gateways),
 		envoys: maps.Clone(s.envoys), refused: maps.Clone(s.refused),
+		unusable: s.view.Unusables(),
 	}
 	for k, p := range s.proxies {
 		a.want[k] = p.last
@@ -65,6 +67,9 @@ func (a audit) run() auditResult {
 		v.SetGateway(k, &g)
 	}
 	setEnvoys(v, a.envoys, a.refused)
+	for k, reason := range a.unusable {
+		v.SetUnusable(k, reason)
+	}
 	c := envoy.NewCompiler(v)
 	res := auditResult{sequence: a.sequence, proxies: len(a.want)}
 	for k, want := range a.want {
@@ -119,6 +124,9 @@ func (s *state) rebuild() {
 		fresh.view.SetGateway(k, &g)
 	}
 	setEnvoys(fresh.view, s.envoys, s.refused)
+	for k, reason := range s.view.Unusables() {
+		fresh.view.SetUnusable(k, reason)
+	}
 	s.view, s.compiler = fresh.view, fresh.compiler
 	for k, p := range s.proxies {
 		p.root = s.compiler.Proxy(k)

@@ -336,6 +336,7 @@ func (s *state) apply(u catalog.Update) {
 		return
 	}
 	for _, k := range u.Changed {
+		s.judgeExternal(u.Snapshot, k)
 		if !s.relevant(k.Type) {
 			continue
 		}
@@ -404,12 +405,14 @@ func (s *state) applyAll(snap *catalog.Snapshot) {
 		}
 		snap.Each(k.Name, "", func(r resource.Resource) bool {
 			s.view.Put(r)
+			s.judgeExternal(snap, r.Key())
 			delete(gone, r.Key())
 			return true
 		})
 	}
 	for k := range gone {
 		s.view.Remove(k)
+		s.judgeExternal(snap, k)
 	}
 	lost := s.statuses
 	s.statuses = map[catalog.DerivedKey]view.Status{}

@@ -122,7 +122,7 @@ func number(v *uint32) *wrapperspb.UInt32Value {
 
 func setRoute(c Conf, r proxy.Route, m *routev3.Route) {
 	action := m.GetRoute()
-	if action == nil || r.Direction != proxy.Outbound {
+	if action == nil || r.Direction != proxy.Outbound && !r.Egress {
 		return
 	}
 	for _, h := range c.HashPolicies {
@@ -166,7 +166,7 @@ func (h HashPolicy) route() *routev3.RouteAction_HashPolicy {
 
 // setTCP takes the first thing that a connection has: Envoy hashes only one there.
 func setTCP(c Conf, l proxy.Listener, m *tcpproxyv3.TcpProxy) {
-	if l.Direction != proxy.Outbound {
+	if l.Direction != proxy.Outbound && !l.Egress() {
 		return
 	}
 	for _, h := range c.HashPolicies {
