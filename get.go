@@ -42,7 +42,8 @@ TYPE is the name of a type in any case (MeshTimeout), its path (meshtimeouts) or
 name (mt). Tables show ages; -o json and -o yaml show exactly what the API returns.`,
 		Example: `  causeway get dataplanes -m default
   causeway get meshtimeouts -A -l team=pay -o wide
-  causeway get meshservice backend -o yaml`,
+  causeway get meshservice backend -o yaml
+  causeway get traffic -m default`,
 		ValidArgsFunction: c.completeNames(p),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := lookup(args[0], "causeway get")
@@ -77,6 +78,7 @@ name (mt). Tables show ages; -o json and -o yaml show exactly what the API retur
 	cmd.Flags().BoolVarP(&allMesh, "all-meshes", "A", false, "list over all meshes")
 	cmd.Flags().IntVar(&pageSize, "page-size", 0, "resources asked for at a time (default is the server's)")
 	cmd.MarkFlagsMutuallyExclusive("mesh", "all-meshes")
+	cmd.AddCommand(p.getTrafficCommand())
 	return cmd
 }
 

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+
 	"github.com/spf13/cobra"
 
 	"github.com/causeway-mesh/causeway/dataplane/agent"
@@ -9,7 +11,7 @@ import (
 func (p *program) runDataplaneCommand() *cobra.Command {
 	defaults := agent.Default()
 	f := facts()
-	defaults.Version, defaults.Commit = f.Version, f.Commit
+	defaults.Version, defaults.Commit, defaults.LookupEnv = f.Version, f.Commit, os.LookupEnv
 	return roleCommand(p, role[agent.Config]{
 		use: "dataplane", short: "Run the proxy of a workload: its agent and its Envoy",
 		long: `dataplane runs beside a workload: it enrols with the zone, keeps the workload's key, runs Envoy and drains it on SIGTERM.

@@ -74,7 +74,7 @@ func (x Problem_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Problem_Severity.Descriptor instead.
 func (Problem_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25, 0}
+	return file_agent_proto_rawDescGZIP(), []int{29, 0}
 }
 
 type Versions struct {
@@ -365,6 +365,8 @@ type AgentMessage struct {
 	//	*AgentMessage_Proxy
 	//	*AgentMessage_ControlRequest
 	//	*AgentMessage_Goodbye
+	//	*AgentMessage_Metrics
+	//	*AgentMessage_Load
 	Message       isAgentMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -470,6 +472,24 @@ func (x *AgentMessage) GetGoodbye() *Goodbye {
 	return nil
 }
 
+func (x *AgentMessage) GetMetrics() *MetricsStatus {
+	if x != nil {
+		if x, ok := x.Message.(*AgentMessage_Metrics); ok {
+			return x.Metrics
+		}
+	}
+	return nil
+}
+
+func (x *AgentMessage) GetLoad() *LoadReport {
+	if x != nil {
+		if x, ok := x.Message.(*AgentMessage_Load); ok {
+			return x.Load
+		}
+	}
+	return nil
+}
+
 type isAgentMessage_Message interface {
 	isAgentMessage_Message()
 }
@@ -502,6 +522,14 @@ type AgentMessage_Goodbye struct {
 	Goodbye *Goodbye `protobuf:"bytes,7,opt,name=goodbye,proto3,oneof"`
 }
 
+type AgentMessage_Metrics struct {
+	Metrics *MetricsStatus `protobuf:"bytes,8,opt,name=metrics,proto3,oneof"`
+}
+
+type AgentMessage_Load struct {
+	Load *LoadReport `protobuf:"bytes,9,opt,name=load,proto3,oneof"`
+}
+
 func (*AgentMessage_Hello) isAgentMessage_Message() {}
 
 func (*AgentMessage_IdentityRequest) isAgentMessage_Message() {}
@@ -515,6 +543,10 @@ func (*AgentMessage_Proxy) isAgentMessage_Message() {}
 func (*AgentMessage_ControlRequest) isAgentMessage_Message() {}
 
 func (*AgentMessage_Goodbye) isAgentMessage_Message() {}
+
+func (*AgentMessage_Metrics) isAgentMessage_Message() {}
+
+func (*AgentMessage_Load) isAgentMessage_Message() {}
 
 // Hello is the first message of a session.
 type Hello struct {
@@ -929,6 +961,287 @@ func (x *ProxyStatus) GetLastExit() string {
 	return ""
 }
 
+// MetricsStatus says which part of Metrics does not work, complete each time. Nothing means that all of it does.
+type MetricsStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Problems      []*MetricsProblem      `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsStatus) Reset() {
+	*x = MetricsStatus{}
+	mi := &file_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsStatus) ProtoMessage() {}
+
+func (x *MetricsStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsStatus.ProtoReflect.Descriptor instead.
+func (*MetricsStatus) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MetricsStatus) GetProblems() []*MetricsProblem {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+type MetricsProblem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it concerns: "prometheus PORT PATH" or "collector NAME".
+	Backend       string `protobuf:"bytes,1,opt,name=backend,proto3" json:"backend,omitempty"`
+	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsProblem) Reset() {
+	*x = MetricsProblem{}
+	mi := &file_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsProblem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsProblem) ProtoMessage() {}
+
+func (x *MetricsProblem) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsProblem.ProtoReflect.Descriptor instead.
+func (*MetricsProblem) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *MetricsProblem) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+func (x *MetricsProblem) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// LoadReport is the traffic that the proxy sent since the last report.
+type LoadReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The time that the counts are of.
+	OverMs int64   `protobuf:"varint,1,opt,name=over_ms,json=overMs,proto3" json:"over_ms,omitempty"`
+	Loads  []*Load `protobuf:"bytes,2,rep,name=loads,proto3" json:"loads,omitempty"`
+	// How many destinations had traffic and are not listed, because there were too many.
+	LeftOut       uint32 `protobuf:"varint,3,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadReport) Reset() {
+	*x = LoadReport{}
+	mi := &file_agent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadReport) ProtoMessage() {}
+
+func (x *LoadReport) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadReport.ProtoReflect.Descriptor instead.
+func (*LoadReport) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *LoadReport) GetOverMs() int64 {
+	if x != nil {
+		return x.OverMs
+	}
+	return 0
+}
+
+func (x *LoadReport) GetLoads() []*Load {
+	if x != nil {
+		return x.Loads
+	}
+	return nil
+}
+
+func (x *LoadReport) GetLeftOut() uint32 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
+}
+
+// Load is the traffic from this proxy to one destination, to the endpoints of one zone and priority.
+type Load struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The identifier of the port that it was sent to.
+	Destination string `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
+	Zone        string `protobuf:"bytes,2,opt,name=zone,proto3" json:"zone,omitempty"`
+	Priority    uint32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
+	// Counts of this report: requests begun, requests that failed, connections opened and failed, and bytes.
+	Requests          uint64 `protobuf:"varint,4,opt,name=requests,proto3" json:"requests,omitempty"`
+	Errors            uint64 `protobuf:"varint,5,opt,name=errors,proto3" json:"errors,omitempty"`
+	Connections       uint64 `protobuf:"varint,6,opt,name=connections,proto3" json:"connections,omitempty"`
+	FailedConnections uint64 `protobuf:"varint,7,opt,name=failed_connections,json=failedConnections,proto3" json:"failed_connections,omitempty"`
+	BytesSent         uint64 `protobuf:"varint,8,opt,name=bytes_sent,json=bytesSent,proto3" json:"bytes_sent,omitempty"`
+	BytesReceived     uint64 `protobuf:"varint,9,opt,name=bytes_received,json=bytesReceived,proto3" json:"bytes_received,omitempty"`
+	// How many requests are in progress now. A destination that had some and is not listed any more has none.
+	InProgress    uint64 `protobuf:"varint,10,opt,name=in_progress,json=inProgress,proto3" json:"in_progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Load) Reset() {
+	*x = Load{}
+	mi := &file_agent_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Load) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Load) ProtoMessage() {}
+
+func (x *Load) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Load.ProtoReflect.Descriptor instead.
+func (*Load) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Load) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *Load) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Load) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *Load) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *Load) GetErrors() uint64 {
+	if x != nil {
+		return x.Errors
+	}
+	return 0
+}
+
+func (x *Load) GetConnections() uint64 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *Load) GetFailedConnections() uint64 {
+	if x != nil {
+		return x.FailedConnections
+	}
+	return 0
+}
+
+func (x *Load) GetBytesSent() uint64 {
+	if x != nil {
+		return x.BytesSent
+	}
+	return 0
+}
+
+func (x *Load) GetBytesReceived() uint64 {
+	if x != nil {
+		return x.BytesReceived
+	}
+	return 0
+}
+
+func (x *Load) GetInProgress() uint64 {
+	if x != nil {
+		return x.InProgress
+	}
+	return 0
+}
+
 type ControlRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Request       []byte                 `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
@@ -938,7 +1251,7 @@ type ControlRequest struct {
 
 func (x *ControlRequest) Reset() {
 	*x = ControlRequest{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1263,7 @@ func (x *ControlRequest) String() string {
 func (*ControlRequest) ProtoMessage() {}
 
 func (x *ControlRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1276,7 @@ func (x *ControlRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlRequest.ProtoReflect.Descriptor instead.
 func (*ControlRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ControlRequest) GetRequest() []byte {
@@ -985,7 +1298,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1310,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1323,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Goodbye) GetReason() string {
@@ -1040,6 +1353,7 @@ type ZoneMessage struct {
 	//	*ZoneMessage_GoodbyeDone
 	//	*ZoneMessage_Probes
 	//	*ZoneMessage_Names
+	//	*ZoneMessage_Metrics
 	//	*ZoneMessage_External
 	Message       isZoneMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
@@ -1048,7 +1362,7 @@ type ZoneMessage struct {
 
 func (x *ZoneMessage) Reset() {
 	*x = ZoneMessage{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1374,7 @@ func (x *ZoneMessage) String() string {
 func (*ZoneMessage) ProtoMessage() {}
 
 func (x *ZoneMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1387,7 @@ func (x *ZoneMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneMessage.ProtoReflect.Descriptor instead.
 func (*ZoneMessage) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ZoneMessage) GetMessage() isZoneMessage_Message {
@@ -1164,6 +1478,15 @@ func (x *ZoneMessage) GetNames() *Names {
 	return nil
 }
 
+func (x *ZoneMessage) GetMetrics() *Metrics {
+	if x != nil {
+		if x, ok := x.Message.(*ZoneMessage_Metrics); ok {
+			return x.Metrics
+		}
+	}
+	return nil
+}
+
 func (x *ZoneMessage) GetExternal() *ExternalSecrets {
 	if x != nil {
 		if x, ok := x.Message.(*ZoneMessage_External); ok {
@@ -1213,6 +1536,10 @@ type ZoneMessage_Names struct {
 	Names *Names `protobuf:"bytes,9,opt,name=names,proto3,oneof"`
 }
 
+type ZoneMessage_Metrics struct {
+	Metrics *Metrics `protobuf:"bytes,10,opt,name=metrics,proto3,oneof"`
+}
+
 type ZoneMessage_External struct {
 	External *ExternalSecrets `protobuf:"bytes,15,opt,name=external,proto3,oneof"`
 }
@@ -1234,6 +1561,8 @@ func (*ZoneMessage_GoodbyeDone) isZoneMessage_Message() {}
 func (*ZoneMessage_Probes) isZoneMessage_Message() {}
 
 func (*ZoneMessage_Names) isZoneMessage_Message() {}
+
+func (*ZoneMessage_Metrics) isZoneMessage_Message() {}
 
 func (*ZoneMessage_External) isZoneMessage_Message() {}
 
@@ -1259,7 +1588,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1600,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1613,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Welcome) GetZone() string {
@@ -1372,7 +1701,7 @@ type Names struct {
 
 func (x *Names) Reset() {
 	*x = Names{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1713,7 @@ func (x *Names) String() string {
 func (*Names) ProtoMessage() {}
 
 func (x *Names) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1726,7 @@ func (x *Names) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Names.ProtoReflect.Descriptor instead.
 func (*Names) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Names) GetVersion() string {
@@ -1454,7 +1783,7 @@ type NameRecord struct {
 
 func (x *NameRecord) Reset() {
 	*x = NameRecord{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1795,7 @@ func (x *NameRecord) String() string {
 func (*NameRecord) ProtoMessage() {}
 
 func (x *NameRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1808,7 @@ func (x *NameRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameRecord.ProtoReflect.Descriptor instead.
 func (*NameRecord) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NameRecord) GetName() string {
@@ -1506,7 +1835,7 @@ type Probes struct {
 
 func (x *Probes) Reset() {
 	*x = Probes{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1847,7 @@ func (x *Probes) String() string {
 func (*Probes) ProtoMessage() {}
 
 func (x *Probes) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1860,7 @@ func (x *Probes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probes.ProtoReflect.Descriptor instead.
 func (*Probes) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Probes) GetProbes() []*Probe {
@@ -1559,7 +1888,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1900,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1913,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Probe) GetSection() string {
@@ -1658,7 +1987,7 @@ type IdentityOffer struct {
 
 func (x *IdentityOffer) Reset() {
 	*x = IdentityOffer{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1670,7 +1999,7 @@ func (x *IdentityOffer) String() string {
 func (*IdentityOffer) ProtoMessage() {}
 
 func (x *IdentityOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1683,7 +2012,7 @@ func (x *IdentityOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityOffer.ProtoReflect.Descriptor instead.
 func (*IdentityOffer) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *IdentityOffer) GetSpiffeId() string {
@@ -1728,7 +2057,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1740,7 +2069,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1753,7 +2082,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Identity) GetChain() [][]byte {
@@ -1823,7 +2152,7 @@ type Trust struct {
 
 func (x *Trust) Reset() {
 	*x = Trust{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +2164,7 @@ func (x *Trust) String() string {
 func (*Trust) ProtoMessage() {}
 
 func (x *Trust) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +2177,7 @@ func (x *Trust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trust.ProtoReflect.Descriptor instead.
 func (*Trust) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Trust) GetVersion() string {
@@ -1878,7 +2207,7 @@ type ExternalSecrets struct {
 
 func (x *ExternalSecrets) Reset() {
 	*x = ExternalSecrets{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1890,7 +2219,7 @@ func (x *ExternalSecrets) String() string {
 func (*ExternalSecrets) ProtoMessage() {}
 
 func (x *ExternalSecrets) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1903,7 +2232,7 @@ func (x *ExternalSecrets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExternalSecrets.ProtoReflect.Descriptor instead.
 func (*ExternalSecrets) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExternalSecrets) GetSecrets() []*ExternalSecret {
@@ -1933,7 +2262,7 @@ type ExternalSecret struct {
 
 func (x *ExternalSecret) Reset() {
 	*x = ExternalSecret{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1945,7 +2274,7 @@ func (x *ExternalSecret) String() string {
 func (*ExternalSecret) ProtoMessage() {}
 
 func (x *ExternalSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1958,7 +2287,7 @@ func (x *ExternalSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExternalSecret.ProtoReflect.Descriptor instead.
 func (*ExternalSecret) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExternalSecret) GetName() string {
@@ -2000,7 +2329,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +2341,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +2354,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -2053,7 +2382,7 @@ type ControlCertificate struct {
 
 func (x *ControlCertificate) Reset() {
 	*x = ControlCertificate{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2394,7 @@ func (x *ControlCertificate) String() string {
 func (*ControlCertificate) ProtoMessage() {}
 
 func (x *ControlCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2407,7 @@ func (x *ControlCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlCertificate.ProtoReflect.Descriptor instead.
 func (*ControlCertificate) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ControlCertificate) GetChain() [][]byte {
@@ -2113,7 +2442,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2125,7 +2454,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2138,7 +2467,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Problem) GetSeverity() Problem_Severity {
@@ -2165,7 +2494,7 @@ type GoodbyeDone struct {
 
 func (x *GoodbyeDone) Reset() {
 	*x = GoodbyeDone{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2177,7 +2506,7 @@ func (x *GoodbyeDone) String() string {
 func (*GoodbyeDone) ProtoMessage() {}
 
 func (x *GoodbyeDone) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2190,7 +2519,7 @@ func (x *GoodbyeDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GoodbyeDone.ProtoReflect.Descriptor instead.
 func (*GoodbyeDone) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GoodbyeDone) GetUnconfirmed() string {
@@ -2198,6 +2527,525 @@ func (x *GoodbyeDone) GetUnconfirmed() string {
 		return x.Unconfirmed
 	}
 	return ""
+}
+
+// Metrics replaces what is measured of the proxy and its workload, and who gets it.
+type Metrics struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where Prometheus is served.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// Labels of every metric.
+	Labels        map[string]string     `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Sidecar       *MetricsSidecar       `protobuf:"bytes,3,opt,name=sidecar,proto3" json:"sidecar,omitempty"`
+	Applications  []*MetricsApplication `protobuf:"bytes,4,rep,name=applications,proto3" json:"applications,omitempty"`
+	Prometheus    []*PrometheusBackend  `protobuf:"bytes,5,rep,name=prometheus,proto3" json:"prometheus,omitempty"`
+	Collectors    []*MetricsCollector   `protobuf:"bytes,6,rep,name=collectors,proto3" json:"collectors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Metrics) Reset() {
+	*x = Metrics{}
+	mi := &file_agent_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Metrics) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Metrics) ProtoMessage() {}
+
+func (x *Metrics) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Metrics.ProtoReflect.Descriptor instead.
+func (*Metrics) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Metrics) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Metrics) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Metrics) GetSidecar() *MetricsSidecar {
+	if x != nil {
+		return x.Sidecar
+	}
+	return nil
+}
+
+func (x *Metrics) GetApplications() []*MetricsApplication {
+	if x != nil {
+		return x.Applications
+	}
+	return nil
+}
+
+func (x *Metrics) GetPrometheus() []*PrometheusBackend {
+	if x != nil {
+		return x.Prometheus
+	}
+	return nil
+}
+
+func (x *Metrics) GetCollectors() []*MetricsCollector {
+	if x != nil {
+		return x.Collectors
+	}
+	return nil
+}
+
+// MetricsSidecar chooses among the metrics of Envoy.
+type MetricsSidecar struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Among All, Basic and None; the widest counts.
+	Profiles []string           `protobuf:"bytes,1,rep,name=profiles,proto3" json:"profiles,omitempty"`
+	Exclude  []*MetricsSelector `protobuf:"bytes,2,rep,name=exclude,proto3" json:"exclude,omitempty"`
+	// Wins over exclude.
+	Include       []*MetricsSelector `protobuf:"bytes,3,rep,name=include,proto3" json:"include,omitempty"`
+	IncludeUnused bool               `protobuf:"varint,4,opt,name=include_unused,json=includeUnused,proto3" json:"include_unused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsSidecar) Reset() {
+	*x = MetricsSidecar{}
+	mi := &file_agent_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsSidecar) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsSidecar) ProtoMessage() {}
+
+func (x *MetricsSidecar) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsSidecar.ProtoReflect.Descriptor instead.
+func (*MetricsSidecar) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *MetricsSidecar) GetProfiles() []string {
+	if x != nil {
+		return x.Profiles
+	}
+	return nil
+}
+
+func (x *MetricsSidecar) GetExclude() []*MetricsSelector {
+	if x != nil {
+		return x.Exclude
+	}
+	return nil
+}
+
+func (x *MetricsSidecar) GetInclude() []*MetricsSelector {
+	if x != nil {
+		return x.Include
+	}
+	return nil
+}
+
+func (x *MetricsSidecar) GetIncludeUnused() bool {
+	if x != nil {
+		return x.IncludeUnused
+	}
+	return false
+}
+
+type MetricsSelector struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exact, Prefix, Contains or Regex.
+	Type          string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	Match         string `protobuf:"bytes,2,opt,name=match,proto3" json:"match,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsSelector) Reset() {
+	*x = MetricsSelector{}
+	mi := &file_agent_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsSelector) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsSelector) ProtoMessage() {}
+
+func (x *MetricsSelector) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsSelector.ProtoReflect.Descriptor instead.
+func (*MetricsSelector) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *MetricsSelector) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *MetricsSelector) GetMatch() string {
+	if x != nil {
+		return x.Match
+	}
+	return ""
+}
+
+// MetricsApplication is where the workload tells its own metrics.
+type MetricsApplication struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Path          string                 `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsApplication) Reset() {
+	*x = MetricsApplication{}
+	mi := &file_agent_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsApplication) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsApplication) ProtoMessage() {}
+
+func (x *MetricsApplication) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsApplication.ProtoReflect.Descriptor instead.
+func (*MetricsApplication) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *MetricsApplication) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MetricsApplication) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *MetricsApplication) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *MetricsApplication) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type PrometheusBackend struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Port  uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	Path  string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// Disabled, ProvidedTLS or ActiveMTLSBackend.
+	Tls string `protobuf:"bytes,3,opt,name=tls,proto3" json:"tls,omitempty"`
+	// Whom it is for; service discovery tells others nothing of it.
+	ClientId      string `protobuf:"bytes,4,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrometheusBackend) Reset() {
+	*x = PrometheusBackend{}
+	mi := &file_agent_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrometheusBackend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrometheusBackend) ProtoMessage() {}
+
+func (x *PrometheusBackend) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrometheusBackend.ProtoReflect.Descriptor instead.
+func (*PrometheusBackend) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *PrometheusBackend) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *PrometheusBackend) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *PrometheusBackend) GetTls() string {
+	if x != nil {
+		return x.Tls
+	}
+	return ""
+}
+
+func (x *PrometheusBackend) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+// MetricsCollector is an OpenTelemetry collector.
+type MetricsCollector struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Collector     *Collector             `protobuf:"bytes,2,opt,name=collector,proto3" json:"collector,omitempty"`
+	IntervalMs    int64                  `protobuf:"varint,3,opt,name=interval_ms,json=intervalMs,proto3" json:"interval_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsCollector) Reset() {
+	*x = MetricsCollector{}
+	mi := &file_agent_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsCollector) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsCollector) ProtoMessage() {}
+
+func (x *MetricsCollector) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsCollector.ProtoReflect.Descriptor instead.
+func (*MetricsCollector) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *MetricsCollector) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MetricsCollector) GetCollector() *Collector {
+	if x != nil {
+		return x.Collector
+	}
+	return nil
+}
+
+func (x *MetricsCollector) GetIntervalMs() int64 {
+	if x != nil {
+		return x.IntervalMs
+	}
+	return 0
+}
+
+// Collector says how an OpenTelemetry collector is reached.
+type Collector struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty is the host of the agent.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Port    uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// Before /v1/metrics and the like, for protocol http.
+	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	// grpc or http.
+	Protocol string `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// Disabled, Optional or Required: whether OTEL_* variables beside the agent count.
+	EnvMode string `protobuf:"bytes,5,opt,name=env_mode,json=envMode,proto3" json:"env_mode,omitempty"`
+	// Whether they win over what is said here.
+	EnvFirst bool `protobuf:"varint,6,opt,name=env_first,json=envFirst,proto3" json:"env_first,omitempty"`
+	// Whether variables of one signal may differ from the general ones.
+	SignalOverrides bool `protobuf:"varint,7,opt,name=signal_overrides,json=signalOverrides,proto3" json:"signal_overrides,omitempty"`
+	// False when only the environment of the agent knows the collector.
+	Given         bool `protobuf:"varint,8,opt,name=given,proto3" json:"given,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Collector) Reset() {
+	*x = Collector{}
+	mi := &file_agent_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Collector) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Collector) ProtoMessage() {}
+
+func (x *Collector) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Collector.ProtoReflect.Descriptor instead.
+func (*Collector) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Collector) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Collector) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Collector) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Collector) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Collector) GetEnvMode() string {
+	if x != nil {
+		return x.EnvMode
+	}
+	return ""
+}
+
+func (x *Collector) GetEnvFirst() bool {
+	if x != nil {
+		return x.EnvFirst
+	}
+	return false
+}
+
+func (x *Collector) GetSignalOverrides() bool {
+	if x != nil {
+		return x.SignalOverrides
+	}
+	return false
+}
+
+func (x *Collector) GetGiven() bool {
+	if x != nil {
+		return x.Given
+	}
+	return false
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -2229,7 +3077,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x12\n" +
 	"\x04zone\x18\x05 \x01(\tR\x04zone\x12\x19\n" +
 	"\bclock_ms\x18\x06 \x01(\x03R\aclockMs\x12\x1a\n" +
-	"\bwarnings\x18\a \x03(\tR\bwarnings\"\xd7\x03\n" +
+	"\bwarnings\x18\a \x03(\tR\bwarnings\"\xca\x04\n" +
 	"\fAgentMessage\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.causeway.agent.v1.HelloH\x00R\x05hello\x12O\n" +
 	"\x10identity_request\x18\x02 \x01(\v2\".causeway.agent.v1.IdentityRequestH\x00R\x0fidentityRequest\x12>\n" +
@@ -2237,7 +3085,9 @@ const file_agent_proto_rawDesc = "" +
 	"\asecrets\x18\x04 \x01(\v2\x1f.causeway.agent.v1.SecretStatusH\x00R\asecrets\x126\n" +
 	"\x05proxy\x18\x05 \x01(\v2\x1e.causeway.agent.v1.ProxyStatusH\x00R\x05proxy\x12L\n" +
 	"\x0fcontrol_request\x18\x06 \x01(\v2!.causeway.agent.v1.ControlRequestH\x00R\x0econtrolRequest\x126\n" +
-	"\agoodbye\x18\a \x01(\v2\x1a.causeway.agent.v1.GoodbyeH\x00R\agoodbyeB\t\n" +
+	"\agoodbye\x18\a \x01(\v2\x1a.causeway.agent.v1.GoodbyeH\x00R\agoodbye\x12<\n" +
+	"\ametrics\x18\b \x01(\v2 .causeway.agent.v1.MetricsStatusH\x00R\ametrics\x123\n" +
+	"\x04load\x18\t \x01(\v2\x1d.causeway.agent.v1.LoadReportH\x00R\x04loadB\t\n" +
 	"\amessage\"\xec\x03\n" +
 	"\x05Hello\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x127\n" +
@@ -2268,12 +3118,36 @@ const file_agent_proto_rawDesc = "" +
 	"\vProxyStatus\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\bR\arunning\x12\x1a\n" +
 	"\brestarts\x18\x02 \x01(\rR\brestarts\x12\x1b\n" +
-	"\tlast_exit\x18\x03 \x01(\tR\blastExit\"*\n" +
+	"\tlast_exit\x18\x03 \x01(\tR\blastExit\"N\n" +
+	"\rMetricsStatus\x12=\n" +
+	"\bproblems\x18\x01 \x03(\v2!.causeway.agent.v1.MetricsProblemR\bproblems\">\n" +
+	"\x0eMetricsProblem\x12\x18\n" +
+	"\abackend\x18\x01 \x01(\tR\abackend\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"o\n" +
+	"\n" +
+	"LoadReport\x12\x17\n" +
+	"\aover_ms\x18\x01 \x01(\x03R\x06overMs\x12-\n" +
+	"\x05loads\x18\x02 \x03(\v2\x17.causeway.agent.v1.LoadR\x05loads\x12\x19\n" +
+	"\bleft_out\x18\x03 \x01(\rR\aleftOut\"\xc4\x02\n" +
+	"\x04Load\x12 \n" +
+	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x12\n" +
+	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x1a\n" +
+	"\bpriority\x18\x03 \x01(\rR\bpriority\x12\x1a\n" +
+	"\brequests\x18\x04 \x01(\x04R\brequests\x12\x16\n" +
+	"\x06errors\x18\x05 \x01(\x04R\x06errors\x12 \n" +
+	"\vconnections\x18\x06 \x01(\x04R\vconnections\x12-\n" +
+	"\x12failed_connections\x18\a \x01(\x04R\x11failedConnections\x12\x1d\n" +
+	"\n" +
+	"bytes_sent\x18\b \x01(\x04R\tbytesSent\x12%\n" +
+	"\x0ebytes_received\x18\t \x01(\x04R\rbytesReceived\x12\x1f\n" +
+	"\vin_progress\x18\n" +
+	" \x01(\x04R\n" +
+	"inProgress\"*\n" +
 	"\x0eControlRequest\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\fR\arequest\"<\n" +
 	"\aGoodbye\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x19\n" +
-	"\bdrain_ms\x18\x02 \x01(\x03R\adrainMs\"\xe6\x04\n" +
+	"\bdrain_ms\x18\x02 \x01(\x03R\adrainMs\"\x9e\x05\n" +
 	"\vZoneMessage\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.causeway.agent.v1.WelcomeH\x00R\awelcome\x128\n" +
 	"\x05offer\x18\x02 \x01(\v2 .causeway.agent.v1.IdentityOfferH\x00R\x05offer\x129\n" +
@@ -2283,10 +3157,11 @@ const file_agent_proto_rawDesc = "" +
 	"\aproblem\x18\x06 \x01(\v2\x1a.causeway.agent.v1.ProblemH\x00R\aproblem\x12C\n" +
 	"\fgoodbye_done\x18\a \x01(\v2\x1e.causeway.agent.v1.GoodbyeDoneH\x00R\vgoodbyeDone\x123\n" +
 	"\x06probes\x18\b \x01(\v2\x19.causeway.agent.v1.ProbesH\x00R\x06probes\x120\n" +
-	"\x05names\x18\t \x01(\v2\x18.causeway.agent.v1.NamesH\x00R\x05names\x12@\n" +
+	"\x05names\x18\t \x01(\v2\x18.causeway.agent.v1.NamesH\x00R\x05names\x126\n" +
+	"\ametrics\x18\n" +
+	" \x01(\v2\x1a.causeway.agent.v1.MetricsH\x00R\ametrics\x12@\n" +
 	"\bexternal\x18\x0f \x01(\v2\".causeway.agent.v1.ExternalSecretsH\x00R\bexternalB\t\n" +
-	"\amessageJ\x04\b\n" +
-	"\x10\x0f\"\xa0\x02\n" +
+	"\amessageJ\x04\b\v\x10\x0f\"\xa0\x02\n" +
 	"\aWelcome\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\tR\x04zone\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x12\n" +
@@ -2364,7 +3239,53 @@ const file_agent_proto_rawDesc = "" +
 	"\x05ERROR\x10\x02\x12\t\n" +
 	"\x05FATAL\x10\x03\"/\n" +
 	"\vGoodbyeDone\x12 \n" +
-	"\vunconfirmed\x18\x01 \x01(\tR\vunconfirmed2\xa6\x01\n" +
+	"\vunconfirmed\x18\x01 \x01(\tR\vunconfirmed\"\xb1\x03\n" +
+	"\aMetrics\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12>\n" +
+	"\x06labels\x18\x02 \x03(\v2&.causeway.agent.v1.Metrics.LabelsEntryR\x06labels\x12;\n" +
+	"\asidecar\x18\x03 \x01(\v2!.causeway.agent.v1.MetricsSidecarR\asidecar\x12I\n" +
+	"\fapplications\x18\x04 \x03(\v2%.causeway.agent.v1.MetricsApplicationR\fapplications\x12D\n" +
+	"\n" +
+	"prometheus\x18\x05 \x03(\v2$.causeway.agent.v1.PrometheusBackendR\n" +
+	"prometheus\x12C\n" +
+	"\n" +
+	"collectors\x18\x06 \x03(\v2#.causeway.agent.v1.MetricsCollectorR\n" +
+	"collectors\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcf\x01\n" +
+	"\x0eMetricsSidecar\x12\x1a\n" +
+	"\bprofiles\x18\x01 \x03(\tR\bprofiles\x12<\n" +
+	"\aexclude\x18\x02 \x03(\v2\".causeway.agent.v1.MetricsSelectorR\aexclude\x12<\n" +
+	"\ainclude\x18\x03 \x03(\v2\".causeway.agent.v1.MetricsSelectorR\ainclude\x12%\n" +
+	"\x0einclude_unused\x18\x04 \x01(\bR\rincludeUnused\";\n" +
+	"\x0fMetricsSelector\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12\x14\n" +
+	"\x05match\x18\x02 \x01(\tR\x05match\"j\n" +
+	"\x12MetricsApplication\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x12\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\"j\n" +
+	"\x11PrometheusBackend\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x10\n" +
+	"\x03tls\x18\x03 \x01(\tR\x03tls\x12\x1b\n" +
+	"\tclient_id\x18\x04 \x01(\tR\bclientId\"\x83\x01\n" +
+	"\x10MetricsCollector\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12:\n" +
+	"\tcollector\x18\x02 \x01(\v2\x1c.causeway.agent.v1.CollectorR\tcollector\x12\x1f\n" +
+	"\vinterval_ms\x18\x03 \x01(\x03R\n" +
+	"intervalMs\"\xe2\x01\n" +
+	"\tCollector\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x1a\n" +
+	"\bprotocol\x18\x04 \x01(\tR\bprotocol\x12\x19\n" +
+	"\benv_mode\x18\x05 \x01(\tR\aenvMode\x12\x1b\n" +
+	"\tenv_first\x18\x06 \x01(\bR\benvFirst\x12)\n" +
+	"\x10signal_overrides\x18\a \x01(\bR\x0fsignalOverrides\x12\x14\n" +
+	"\x05given\x18\b \x01(\bR\x05given2\xa6\x01\n" +
 	"\x05Agent\x12M\n" +
 	"\x06Enroll\x12 .causeway.agent.v1.EnrollRequest\x1a!.causeway.agent.v1.EnrollResponse\x12N\n" +
 	"\aSession\x12\x1f.causeway.agent.v1.AgentMessage\x1a\x1e.causeway.agent.v1.ZoneMessage(\x010\x01B9Z7github.com/causeway-mesh/causeway/api/agentapi;agentapib\x06proto3"
@@ -2382,7 +3303,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_agent_proto_goTypes = []any{
 	(Problem_Severity)(0),      // 0: causeway.agent.v1.Problem.Severity
 	(*Versions)(nil),           // 1: causeway.agent.v1.Versions
@@ -2395,23 +3316,35 @@ var file_agent_proto_goTypes = []any{
 	(*InboundState)(nil),       // 8: causeway.agent.v1.InboundState
 	(*SecretStatus)(nil),       // 9: causeway.agent.v1.SecretStatus
 	(*ProxyStatus)(nil),        // 10: causeway.agent.v1.ProxyStatus
-	(*ControlRequest)(nil),     // 11: causeway.agent.v1.ControlRequest
-	(*Goodbye)(nil),            // 12: causeway.agent.v1.Goodbye
-	(*ZoneMessage)(nil),        // 13: causeway.agent.v1.ZoneMessage
-	(*Welcome)(nil),            // 14: causeway.agent.v1.Welcome
-	(*Names)(nil),              // 15: causeway.agent.v1.Names
-	(*NameRecord)(nil),         // 16: causeway.agent.v1.NameRecord
-	(*Probes)(nil),             // 17: causeway.agent.v1.Probes
-	(*Probe)(nil),              // 18: causeway.agent.v1.Probe
-	(*IdentityOffer)(nil),      // 19: causeway.agent.v1.IdentityOffer
-	(*Identity)(nil),           // 20: causeway.agent.v1.Identity
-	(*Trust)(nil),              // 21: causeway.agent.v1.Trust
-	(*ExternalSecrets)(nil),    // 22: causeway.agent.v1.ExternalSecrets
-	(*ExternalSecret)(nil),     // 23: causeway.agent.v1.ExternalSecret
-	(*Bundle)(nil),             // 24: causeway.agent.v1.Bundle
-	(*ControlCertificate)(nil), // 25: causeway.agent.v1.ControlCertificate
-	(*Problem)(nil),            // 26: causeway.agent.v1.Problem
-	(*GoodbyeDone)(nil),        // 27: causeway.agent.v1.GoodbyeDone
+	(*MetricsStatus)(nil),      // 11: causeway.agent.v1.MetricsStatus
+	(*MetricsProblem)(nil),     // 12: causeway.agent.v1.MetricsProblem
+	(*LoadReport)(nil),         // 13: causeway.agent.v1.LoadReport
+	(*Load)(nil),               // 14: causeway.agent.v1.Load
+	(*ControlRequest)(nil),     // 15: causeway.agent.v1.ControlRequest
+	(*Goodbye)(nil),            // 16: causeway.agent.v1.Goodbye
+	(*ZoneMessage)(nil),        // 17: causeway.agent.v1.ZoneMessage
+	(*Welcome)(nil),            // 18: causeway.agent.v1.Welcome
+	(*Names)(nil),              // 19: causeway.agent.v1.Names
+	(*NameRecord)(nil),         // 20: causeway.agent.v1.NameRecord
+	(*Probes)(nil),             // 21: causeway.agent.v1.Probes
+	(*Probe)(nil),              // 22: causeway.agent.v1.Probe
+	(*IdentityOffer)(nil),      // 23: causeway.agent.v1.IdentityOffer
+	(*Identity)(nil),           // 24: causeway.agent.v1.Identity
+	(*Trust)(nil),              // 25: causeway.agent.v1.Trust
+	(*ExternalSecrets)(nil),    // 26: causeway.agent.v1.ExternalSecrets
+	(*ExternalSecret)(nil),     // 27: causeway.agent.v1.ExternalSecret
+	(*Bundle)(nil),             // 28: causeway.agent.v1.Bundle
+	(*ControlCertificate)(nil), // 29: causeway.agent.v1.ControlCertificate
+	(*Problem)(nil),            // 30: causeway.agent.v1.Problem
+	(*GoodbyeDone)(nil),        // 31: causeway.agent.v1.GoodbyeDone
+	(*Metrics)(nil),            // 32: causeway.agent.v1.Metrics
+	(*MetricsSidecar)(nil),     // 33: causeway.agent.v1.MetricsSidecar
+	(*MetricsSelector)(nil),    // 34: causeway.agent.v1.MetricsSelector
+	(*MetricsApplication)(nil), // 35: causeway.agent.v1.MetricsApplication
+	(*PrometheusBackend)(nil),  // 36: causeway.agent.v1.PrometheusBackend
+	(*MetricsCollector)(nil),   // 37: causeway.agent.v1.MetricsCollector
+	(*Collector)(nil),          // 38: causeway.agent.v1.Collector
+	nil,                        // 39: causeway.agent.v1.Metrics.LabelsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	5,  // 0: causeway.agent.v1.AgentMessage.hello:type_name -> causeway.agent.v1.Hello
@@ -2419,39 +3352,52 @@ var file_agent_proto_depIdxs = []int32{
 	7,  // 2: causeway.agent.v1.AgentMessage.inbounds:type_name -> causeway.agent.v1.InboundStates
 	9,  // 3: causeway.agent.v1.AgentMessage.secrets:type_name -> causeway.agent.v1.SecretStatus
 	10, // 4: causeway.agent.v1.AgentMessage.proxy:type_name -> causeway.agent.v1.ProxyStatus
-	11, // 5: causeway.agent.v1.AgentMessage.control_request:type_name -> causeway.agent.v1.ControlRequest
-	12, // 6: causeway.agent.v1.AgentMessage.goodbye:type_name -> causeway.agent.v1.Goodbye
-	1,  // 7: causeway.agent.v1.Hello.versions:type_name -> causeway.agent.v1.Versions
-	7,  // 8: causeway.agent.v1.Hello.inbounds:type_name -> causeway.agent.v1.InboundStates
-	9,  // 9: causeway.agent.v1.Hello.secrets:type_name -> causeway.agent.v1.SecretStatus
-	10, // 10: causeway.agent.v1.Hello.proxy:type_name -> causeway.agent.v1.ProxyStatus
-	8,  // 11: causeway.agent.v1.InboundStates.inbounds:type_name -> causeway.agent.v1.InboundState
-	14, // 12: causeway.agent.v1.ZoneMessage.welcome:type_name -> causeway.agent.v1.Welcome
-	19, // 13: causeway.agent.v1.ZoneMessage.offer:type_name -> causeway.agent.v1.IdentityOffer
-	20, // 14: causeway.agent.v1.ZoneMessage.identity:type_name -> causeway.agent.v1.Identity
-	21, // 15: causeway.agent.v1.ZoneMessage.trust:type_name -> causeway.agent.v1.Trust
-	25, // 16: causeway.agent.v1.ZoneMessage.control:type_name -> causeway.agent.v1.ControlCertificate
-	26, // 17: causeway.agent.v1.ZoneMessage.problem:type_name -> causeway.agent.v1.Problem
-	27, // 18: causeway.agent.v1.ZoneMessage.goodbye_done:type_name -> causeway.agent.v1.GoodbyeDone
-	17, // 19: causeway.agent.v1.ZoneMessage.probes:type_name -> causeway.agent.v1.Probes
-	15, // 20: causeway.agent.v1.ZoneMessage.names:type_name -> causeway.agent.v1.Names
-	22, // 21: causeway.agent.v1.ZoneMessage.external:type_name -> causeway.agent.v1.ExternalSecrets
-	18, // 22: causeway.agent.v1.Welcome.probes:type_name -> causeway.agent.v1.Probe
-	19, // 23: causeway.agent.v1.Welcome.offer:type_name -> causeway.agent.v1.IdentityOffer
-	16, // 24: causeway.agent.v1.Names.records:type_name -> causeway.agent.v1.NameRecord
-	18, // 25: causeway.agent.v1.Probes.probes:type_name -> causeway.agent.v1.Probe
-	24, // 26: causeway.agent.v1.Trust.bundles:type_name -> causeway.agent.v1.Bundle
-	23, // 27: causeway.agent.v1.ExternalSecrets.secrets:type_name -> causeway.agent.v1.ExternalSecret
-	0,  // 28: causeway.agent.v1.Problem.severity:type_name -> causeway.agent.v1.Problem.Severity
-	2,  // 29: causeway.agent.v1.Agent.Enroll:input_type -> causeway.agent.v1.EnrollRequest
-	4,  // 30: causeway.agent.v1.Agent.Session:input_type -> causeway.agent.v1.AgentMessage
-	3,  // 31: causeway.agent.v1.Agent.Enroll:output_type -> causeway.agent.v1.EnrollResponse
-	13, // 32: causeway.agent.v1.Agent.Session:output_type -> causeway.agent.v1.ZoneMessage
-	31, // [31:33] is the sub-list for method output_type
-	29, // [29:31] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	15, // 5: causeway.agent.v1.AgentMessage.control_request:type_name -> causeway.agent.v1.ControlRequest
+	16, // 6: causeway.agent.v1.AgentMessage.goodbye:type_name -> causeway.agent.v1.Goodbye
+	11, // 7: causeway.agent.v1.AgentMessage.metrics:type_name -> causeway.agent.v1.MetricsStatus
+	13, // 8: causeway.agent.v1.AgentMessage.load:type_name -> causeway.agent.v1.LoadReport
+	1,  // 9: causeway.agent.v1.Hello.versions:type_name -> causeway.agent.v1.Versions
+	7,  // 10: causeway.agent.v1.Hello.inbounds:type_name -> causeway.agent.v1.InboundStates
+	9,  // 11: causeway.agent.v1.Hello.secrets:type_name -> causeway.agent.v1.SecretStatus
+	10, // 12: causeway.agent.v1.Hello.proxy:type_name -> causeway.agent.v1.ProxyStatus
+	8,  // 13: causeway.agent.v1.InboundStates.inbounds:type_name -> causeway.agent.v1.InboundState
+	12, // 14: causeway.agent.v1.MetricsStatus.problems:type_name -> causeway.agent.v1.MetricsProblem
+	14, // 15: causeway.agent.v1.LoadReport.loads:type_name -> causeway.agent.v1.Load
+	18, // 16: causeway.agent.v1.ZoneMessage.welcome:type_name -> causeway.agent.v1.Welcome
+	23, // 17: causeway.agent.v1.ZoneMessage.offer:type_name -> causeway.agent.v1.IdentityOffer
+	24, // 18: causeway.agent.v1.ZoneMessage.identity:type_name -> causeway.agent.v1.Identity
+	25, // 19: causeway.agent.v1.ZoneMessage.trust:type_name -> causeway.agent.v1.Trust
+	29, // 20: causeway.agent.v1.ZoneMessage.control:type_name -> causeway.agent.v1.ControlCertificate
+	30, // 21: causeway.agent.v1.ZoneMessage.problem:type_name -> causeway.agent.v1.Problem
+	31, // 22: causeway.agent.v1.ZoneMessage.goodbye_done:type_name -> causeway.agent.v1.GoodbyeDone
+	21, // 23: causeway.agent.v1.ZoneMessage.probes:type_name -> causeway.agent.v1.Probes
+	19, // 24: causeway.agent.v1.ZoneMessage.names:type_name -> causeway.agent.v1.Names
+	32, // 25: causeway.agent.v1.ZoneMessage.metrics:type_name -> causeway.agent.v1.Metrics
+	26, // 26: causeway.agent.v1.ZoneMessage.external:type_name -> causeway.agent.v1.ExternalSecrets
+	22, // 27: causeway.agent.v1.Welcome.probes:type_name -> causeway.agent.v1.Probe
+	23, // 28: causeway.agent.v1.Welcome.offer:type_name -> causeway.agent.v1.IdentityOffer
+	20, // 29: causeway.agent.v1.Names.records:type_name -> causeway.agent.v1.NameRecord
+	22, // 30: causeway.agent.v1.Probes.probes:type_name -> causeway.agent.v1.Probe
+	28, // 31: causeway.agent.v1.Trust.bundles:type_name -> causeway.agent.v1.Bundle
+	27, // 32: causeway.agent.v1.ExternalSecrets.secrets:type_name -> causeway.agent.v1.ExternalSecret
+	0,  // 33: causeway.agent.v1.Problem.severity:type_name -> causeway.agent.v1.Problem.Severity
+	39, // 34: causeway.agent.v1.Metrics.labels:type_name -> causeway.agent.v1.Metrics.LabelsEntry
+	33, // 35: causeway.agent.v1.Metrics.sidecar:type_name -> causeway.agent.v1.MetricsSidecar
+	35, // 36: causeway.agent.v1.Metrics.applications:type_name -> causeway.agent.v1.MetricsApplication
+	36, // 37: causeway.agent.v1.Metrics.prometheus:type_name -> causeway.agent.v1.PrometheusBackend
+	37, // 38: causeway.agent.v1.Metrics.collectors:type_name -> causeway.agent.v1.MetricsCollector
+	34, // 39: causeway.agent.v1.MetricsSidecar.exclude:type_name -> causeway.agent.v1.MetricsSelector
+	34, // 40: causeway.agent.v1.MetricsSidecar.include:type_name -> causeway.agent.v1.MetricsSelector
+	38, // 41: causeway.agent.v1.MetricsCollector.collector:type_name -> causeway.agent.v1.Collector
+	2,  // 42: causeway.agent.v1.Agent.Enroll:input_type -> causeway.agent.v1.EnrollRequest
+	4,  // 43: causeway.agent.v1.Agent.Session:input_type -> causeway.agent.v1.AgentMessage
+	3,  // 44: causeway.agent.v1.Agent.Enroll:output_type -> causeway.agent.v1.EnrollResponse
+	17, // 45: causeway.agent.v1.Agent.Session:output_type -> causeway.agent.v1.ZoneMessage
+	44, // [44:46] is the sub-list for method output_type
+	42, // [42:44] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2467,8 +3413,10 @@ func file_agent_proto_init() {
 		(*AgentMessage_Proxy)(nil),
 		(*AgentMessage_ControlRequest)(nil),
 		(*AgentMessage_Goodbye)(nil),
+		(*AgentMessage_Metrics)(nil),
+		(*AgentMessage_Load)(nil),
 	}
-	file_agent_proto_msgTypes[12].OneofWrappers = []any{
+	file_agent_proto_msgTypes[16].OneofWrappers = []any{
 		(*ZoneMessage_Welcome)(nil),
 		(*ZoneMessage_Offer)(nil),
 		(*ZoneMessage_Identity)(nil),
@@ -2478,6 +3426,7 @@ func file_agent_proto_init() {
 		(*ZoneMessage_GoodbyeDone)(nil),
 		(*ZoneMessage_Probes)(nil),
 		(*ZoneMessage_Names)(nil),
+		(*ZoneMessage_Metrics)(nil),
 		(*ZoneMessage_External)(nil),
 	}
 	type x struct{}
@@ -2486,7 +3435,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

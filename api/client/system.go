@@ -101,6 +101,17 @@ func (c *Client) Propagation(ctx context.Context, revision uint64) (mesh.Propaga
 	return out, err
 }
 
+// Traffic asks what was sent in a mesh lately.
+func (c *Client) Traffic(ctx context.Context, meshName string, q url.Values) (mesh.TrafficReport, error) {
+	var out mesh.TrafficReport
+	path := "/meshes/" + url.PathEscape(meshName) + "/traffic"
+	if len(q) > 0 {
+		path += "?" + q.Encode()
+	}
+	err := c.getJSON(ctx, path, &out)
+	return out, err
+}
+
 func (c *Client) newToken(ctx context.Context, path string, ask any) (string, error) {
 	body, err := json.Marshal(ask)
 	if err != nil {

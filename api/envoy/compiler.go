@@ -49,7 +49,9 @@ func samePart(a, b *Part) bool {
 // A ProxyConfig is what one proxy gets, before a sequence is put to it.
 type ProxyConfig struct {
 	Shared, Own *Part
-	Problems    []Problem
+	// Agent is what its agent is told.
+	Agent    AgentMessages
+	Problems []Problem
 }
 
 // A Class is the set of proxies that share a part: everything that their common configuration depends on, and nothing else.
@@ -111,6 +113,7 @@ type Compiler struct {
 	extensions     *memo.Func[extensionKey, extensionSet]
 	clientFilters  *memo.Func[clientFiltersKey, clientFilters]
 	additions      *memo.Func[additionKey, []built]
+	agents         *memo.Func[resource.Key, AgentMessages]
 	class          *memo.Func[resource.Key, Class]
 	shared         *memo.Func[sharedKey, Compiled]
 	own            *memo.Func[resource.Key, Compiled]
@@ -151,6 +154,7 @@ func NewCompiler(v *view.View) *Compiler {
 	c.extensions = memo.NewFunc(g, "extension", sameExtensions, c.buildExtensions)
 	c.additions = memo.NewFunc(g, "addition", func(a, b []built) bool { return slices.EqualFunc(a, b, sameBuilt) }, c.buildAdditions)
 	c.clientFilters = memo.NewFunc(g, "clientFilters", sameClientFilters, c.buildClientFilters)
+	c.agents = memo.NewFunc(g, "agent", func(a, b AgentMessages) bool { return a == b }, c.buildAgent)
 	c.class = memo.NewFunc(g, "class", func(a, b Class) bool { return a == b }, c.classOf)
 	c.destinationsOf = memo.NewFunc(g, "outbounds", slices.Equal[[]outbound], c.computeOutbounds)
 	c.destination = memo.NewFunc(g, "destination", func(a, b []built) bool { return slices.EqualFunc(a, b, sameBuilt) }, c.buildDestination)
@@ -172,7 +176,7 @@ func NewCompiler(v *view.View) *Compiler {
 	c.shared = memo.NewFunc(g, "shared", sameCompiled, c.compileShared)
 	c.own = memo.NewFunc(g, "own", sameCompiled, c.compileOwn)
 	c.proxies = memo.NewFunc(g, "proxy", func(a, b ProxyConfig) bool {
-		return a.Shared == b.Shared && a.Own == b.Own && len(a.Problems) == len(b.Problems)
+		return a.Shared == b.Shared && a.Own == b.Own && a.Agent == b.Agent && len(a.Problems) == len(b.Problems)
 	}, c.compileProxy)
 	return c
 }
@@ -189,7 +193,7 @@ func (c *Compiler) compileProxy(r *memo.Reader, k resource.Key) ProxyConfig {
 	}
 	s := c.shared.Get(r, c.sharedBy(r, k))
 	o := c.own.Get(r, k)
-	return apart(ProxyConfig{Shared: s.Part, Own: o.Part, Problems: slices.Concat(s.Problems, o.Problems)})
+	return apart(ProxyConfig{Shared: s.Part, Own: o.Part, Agent: c.agents.Get(r, k), Problems: slices.Concat(s.Problems, o.Problems)})
 }
 
 func (c *Compiler) classOf(r *memo.Reader, k resource.Key) Class {

@@ -14,6 +14,7 @@ import (
 	"github.com/causeway-mesh/causeway/api/policies/healthcheck"
 	"github.com/causeway-mesh/causeway/api/policies/httproute"
 	"github.com/causeway-mesh/causeway/api/policies/loadbalancingstrategy"
+	"github.com/causeway-mesh/causeway/api/policies/metric"
 	"github.com/causeway-mesh/causeway/api/policies/proxypatch"
 	"github.com/causeway-mesh/causeway/api/policies/ratelimit"
 	"github.com/causeway-mesh/causeway/api/policies/retry"
@@ -38,6 +39,7 @@ var All = []policy.Policy{
 	healthcheck.Policy,
 	circuitbreaker.Policy,
 	retry.Policy,
+	metric.Policy,
 	proxypatch.Policy,
 }
 

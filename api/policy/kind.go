@@ -13,6 +13,7 @@ import (
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/causeway-mesh/causeway/api/agentapi"
 	"github.com/causeway-mesh/causeway/api/proxy"
 	"github.com/causeway-mesh/causeway/api/resource"
 )
@@ -98,6 +99,9 @@ type Hooks[C any] struct {
 	// Resources lists what a proxy needs beside its own elements, such as the cluster of a collector: for proxy-wide policies once,
 	// for others with every destination and inbound they apply to. Of several with one name the proxy gets the first.
 	Resources Hook[func(C, proxy.Self) []Addition]
+	// Agent is what the agent of a proxy is told. It is asked for every proxy, also when no policy is in force there: then what was
+	// told before is taken back.
+	Agent Hook[func(C, proxy.Agent) *agentapi.ZoneMessage]
 	// Routes replaces the default route of an outbound by the policy's own; resolve finds the cluster of a backend.
 	Routes Hook[func(c C, d proxy.Destination, resolve Resolve) []RouteOf]
 	// Split divides the connections to a destination among clusters; resolve finds the cluster of a backend.
@@ -187,6 +191,7 @@ const (
 	HookClientFilters  HookName = "clientFilters"
 	HookSplit          HookName = "split"
 	HookPatches        HookName = "patches"
+	HookAgent          HookName = "agent"
 )
 
 // Bound is what one effective configuration does to Envoy; absent hooks are nil.
@@ -204,6 +209,7 @@ type Bound struct {
 	ClientFilters  func(proxy.Listener) []proto.Message
 	Split          func(proxy.Destination, Resolve) []Share
 	Patches        func() []Patch
+	Agent          func(proxy.Agent) *agentapi.ZoneMessage
 }
 
 // ProxyWide implements Policy.
@@ -298,6 +304,8 @@ func (k Kind[C]) Fields(h HookName) ([]string, bool) {
 		return hooks.Endpoints.Fields, hooks.Endpoints.Apply != nil
 	case HookResources:
 		return hooks.Resources.Fields, hooks.Resources.Apply != nil
+	case HookAgent:
+		return hooks.Agent.Fields, hooks.Agent.Apply != nil
 	case HookRoutes:
 		return hooks.Routes.Fields, hooks.Routes.Apply != nil
 	case HookPassthrough:
@@ -343,6 +351,9 @@ func (k Kind[C]) Bind(conf string) (Bound, error) {
 	}
 	if f := h.Resources.Apply; f != nil {
 		b.Resources = func(s proxy.Self) []Addition { return f(c, s) }
+	}
+	if f := h.Agent.Apply; f != nil {
+		b.Agent = func(a proxy.Agent) *agentapi.ZoneMessage { return f(c, a) }
 	}
 	if f := h.Routes.Apply; f != nil {
 		b.Routes = func(d proxy.Destination, r Resolve) []RouteOf { return f(c, d, r) }

@@ -24,6 +24,34 @@ type Self struct {
 	Transparent bool
 }
 
+// A Role is what a proxy is there for.
+type Role string
+
+// The roles. A proxy that serves a workload is a sidecar, whatever else it does; a zone proxy is ingress and egress in one.
+const (
+	Sidecar     Role = "sidecar"
+	Gateway     Role = "gateway"
+	ZoneProxy   Role = "zone-proxy"
+	ZoneIngress Role = "zone-ingress"
+	ZoneEgress  Role = "zone-egress"
+)
+
+// An Agent is a proxy as its agent is told of it.
+type Agent struct {
+	Mesh, Zone, Namespace string
+	Name                  string // of the Dataplane
+	Workload              string
+	Role                  Role
+	Address               string
+	// Serves is the address where the workload listens on a port.
+	Serves func(port uint32) string
+}
+
+// ServesZone says that there is no workload beside the proxy.
+func (a Agent) ServesZone() bool {
+	return a.Role == ZoneProxy || a.Role == ZoneIngress || a.Role == ZoneEgress
+}
+
 // A Destination is one port of something traffic can be sent to.
 type Destination struct {
 	KRI      resource.KRI // with the port as section

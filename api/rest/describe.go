@@ -167,7 +167,7 @@ func pathTemplate(path string) (string, []string) {
 			parts[i] = "{" + name + "}"
 		}
 	}
-	return strings.Join(parts, "/"), params
+	return strings.ReplaceAll(strings.Join(parts, "/"), `\:`, ":"), params
 }
 
 // openAPI serves the documentation. It is the same for everybody and tells nothing that is not public.

@@ -49,6 +49,7 @@ func (d describer) operations() map[string]operation {
 		d.resource(ops, k)
 	}
 	d.insight(ops)
+	d.telemetry(ops)
 	return ops
 }
 
@@ -292,6 +293,27 @@ func (d describer) insight(ops map[string]operation) {
 	none := openapi.Schema{"type": "object", "description": "An empty page: services are MeshServices now."}
 	ops["GET /service-insights"] = operation{id: "listAllServiceInsights", tag: tagInsight, summary: "Nothing, for older clients", answer: none, deprecated: true}
 	ops["GET /meshes/:mesh/service-insights"] = operation{id: "listServiceInsights", tag: tagInsight, summary: "Nothing, for older clients", answer: none, deprecated: true}
+}
+
+// telemetry describes what is counted of traffic, and where Prometheus finds proxies.
+func (d describer) telemetry(ops map[string]operation) {
+	ops["GET /meshes/:mesh/traffic"] = operation{
+		id: "getTraffic", tag: tagInsight, summary: "What proxies sent in the last minute, by service port, zones and priority",
+		more:  "A zone tells what its own proxies sent, global that of all zones.",
+		takes: []string{"service", "fromZone", "toZone"}, answer: of[trafficAnswer](d),
+	}
+	more := "For http_sd_configs of Prometheus, at a control plane of a zone."
+	for path, id := range map[string]string{"/meshes/:mesh/prometheus-targets": "listPrometheusTargets", "/prometheus-targets": "listAllPrometheusTargets"} {
+		ops["GET "+path] = operation{
+			id: id, tag: tagInsight, summary: "Where the proxies of a zone tell Prometheus their metrics", more: more,
+			takes: []string{"clientId"}, answer: of[[]targetGroup](d), fails: []int{http.StatusNotFound},
+		}
+	}
+	ops["POST "+assignmentsPath] = operation{
+		id: "discoverMonitoringAssignments", tag: tagInsight, summary: "The same for kuma_sd_configs of Prometheus", more: "Answers when the client knows less, and otherwise when its time is up.",
+		takes: []string{"fetchTimeout"}, body: request[discoveryRequest](d), answer: of[discoveryResponse](d),
+		codes: []int{http.StatusOK, http.StatusNotModified}, fails: []int{http.StatusBadRequest, http.StatusNotFound},
+	}
 }
 
 // observed describes the overviews and insights of a kind; the first of two lists is that of all meshes.

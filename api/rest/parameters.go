@@ -40,6 +40,11 @@ func parameters() map[string]openapi.Parameter {
 			"IdempotencyKey", "header", "Idempotency-Key", "The same request with the same key is done once, and answered alike again.",
 			openapi.Schema{"type": "string", "maxLength": maxIdempotencyKey},
 		},
+		{"service", "query", "service", "Only to this service, by the name or KRI of it or the KRI of one of its ports.", text},
+		{"fromZone", "query", "fromZone", "Only from the proxies of this zone.", text},
+		{"toZone", "query", "toZone", "Only to the endpoints of this zone.", text},
+		{"clientId", "query", "clientId", "Of backends that name a Prometheus only those that name this one; where none does, those that name none.", text},
+		{"fetchTimeout", "query", "fetch-timeout", "How long to wait for news, up to " + maxFetch.String() + ". Default not at all.", text},
 		{"CausewayReason", "header", "Causeway-Reason", "Why, for the history.", openapi.Schema{"type": "string", "maxLength": maxReason}},
 	} {
 		out[p.key] = openapi.Parameter{Name: p.name, In: p.in, Description: p.description, Required: p.in == "path", Schema: p.schema}

@@ -49,6 +49,10 @@ type Config struct {
 	Access Access
 	// Insights tells what is observed of dataplanes and zones. Default nothing.
 	Insights Insights
+	// Traffic tells what was sent in meshes lately. Nil: nobody counts.
+	Traffic Traffic
+	// Targets tells Prometheus where proxies are. Nil where there are none.
+	Targets Targets
 	// Inspector tells what proxies get. Nil: nobody knows here.
 	Inspector Inspector
 	// Complete adds to the spec and status of a resource what is shown as part of it and kept elsewhere: what is derived or
@@ -218,6 +222,10 @@ func (s *Server) routes() {
 	e.POST("/zones/:name/_adopt", s.adopt)
 	e.GET("/_adopt-global", s.pendingOf)
 	e.POST("/_adopt-global", s.adopt)
+	e.GET("/meshes/:mesh/traffic", s.traffic)
+	e.GET("/prometheus-targets", s.prometheusTargets)
+	e.GET("/meshes/:mesh/prometheus-targets", s.prometheusTargets)
+	e.POST(assignmentsPath, s.monitoringAssignments)
 	s.insightRoutes()
 	s.inspectRoutes()
 	for _, k := range s.kinds.All() {

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/causeway-mesh/causeway/dataplane/load"
 )
 
 // admin talks to Envoy's administration on its Unix socket.
@@ -24,6 +26,36 @@ func newAdmin(socket string) *admin {
 			},
 		},
 	}}
+}
+
+// open asks for something whose answer is large. Its time is bounded by ctx alone.
+func (a *admin) open(ctx context.Context, path string) (io.ReadCloser, error) {
+	c := http.Client{Transport: a.client.Transport}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://envoy"+path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask envoy: %w", err)
+	}
+	resp, err := c.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("ask envoy: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		resp.Body.Close()
+		return nil, fmt.Errorf("ask envoy: GET %s answers %s", path, resp.Status)
+	}
+	return resp.Body, nil
+}
+
+// bytes reads how many bytes went to destinations.
+func (a *admin) bytes(ctx context.Context) (map[string]load.Bytes, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.client.Timeout)
+	defer cancel()
+	body, err := a.open(ctx, load.BytesPath)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	return load.ReadBytes(body)
 }
 
 func (a *admin) do(ctx context.Context, method, path string) (string, error) {

@@ -26,6 +26,8 @@ import (
 
 	"github.com/causeway-mesh/causeway/dataplane/dns"
 	"github.com/causeway-mesh/causeway/dataplane/envoy"
+	"github.com/causeway-mesh/causeway/dataplane/load"
+	"github.com/causeway-mesh/causeway/dataplane/metrics"
 	"github.com/causeway-mesh/causeway/dataplane/probe"
 	"github.com/causeway-mesh/causeway/dataplane/relay"
 	"github.com/causeway-mesh/causeway/dataplane/sds"
@@ -47,6 +49,8 @@ type agent struct {
 	names      *dns.Server // nil when no lookups are answered
 	prober     *probe.Prober
 	secrets    *sds.Server
+	load       *load.Server
+	metrics    *metrics.Server
 	relay      *relay.Server
 	link       *link
 	supervisor *supervisor
@@ -158,6 +162,7 @@ func (a *agent) run(ctx context.Context) error {
 	a.link = newLink(a)
 	a.relay = relay.New(a.link.upstream, a.log)
 	a.secrets.Register(work, a.relay)
+	a.measure(work)
 	proxyContext, stopProxy := context.WithCancel(work)
 	defer stopProxy()
 	proxyStopped := make(chan struct{})
@@ -165,6 +170,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.relay.Serve(work, socket) })
 	g.Go(func() error { return a.secrets.Run(work) })
 	g.Go(func() error { return a.prober.Run(work) })
+	g.Go(func() error { return a.metrics.Run(work) })
 	g.Go(func() error { return a.link.run(work) })
 	g.Go(func() error {
 		defer close(proxyStopped)
@@ -195,6 +201,17 @@ func closeAny(l net.Listener) {
 	if l != nil {
 		_ = l.Close()
 	}
+}
+
+// measure makes what counts the traffic of the proxy and tells its metrics.
+func (a *agent) measure(ctx context.Context) {
+	admin := a.supervisor.admin
+	a.load = load.New(load.Config{Interval: a.cfg.LoadInterval, Bytes: admin.bytes, Log: a.log})
+	a.load.Register(ctx, a.relay)
+	a.metrics = metrics.New(metrics.Config{
+		Envoy: admin.open, Load: a.load.Totals, MeshTLS: a.link.serverTLS, CertFile: a.cfg.Metrics.CertFile, KeyFile: a.cfg.Metrics.KeyFile,
+		LookupEnv: a.cfg.LookupEnv, Version: a.cfg.Version, Log: a.log,
+	})
 }
 
 func ignoreEnd(err error) error {

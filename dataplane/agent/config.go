@@ -28,8 +28,12 @@ type Config struct {
 	ReadinessAddress string        `json:"readinessAddress" doc:"host:port or unix:/path of the readiness check GET /ready; empty turns it off"`
 	BindOutbounds    bool          `json:"bindOutbounds" doc:"without transparent proxying, bind an address per destination on a loopback block of this proxy's own"`
 	DrainTime        time.Duration `json:"drainTime" doc:"how long connections may take to end when the proxy stops; 0 stops at once and tells nobody"`
+	LoadInterval     time.Duration `json:"loadInterval" doc:"how often the traffic of the proxy is counted and told to the zone; 0 turns it off"`
+	Metrics          MetricsConfig `json:"metrics"`
 	Log              LogConfig     `json:"log"`
 
+	// LookupEnv reads the environment, where collectors may be said; nil means that there is nothing in it.
+	LookupEnv func(string) (string, bool) `json:"-"`
 	// Version and Commit of this program, for people.
 	Version string `json:"-"`
 	Commit  string `json:"-"`
@@ -63,6 +67,12 @@ type EnvoyConfig struct {
 	MaxHeapBytes uint64 `json:"maxHeapBytes" doc:"memory at which Envoy sheds load; 0 means no limit"`
 }
 
+// MetricsConfig is what a MeshMetric leaves to the host of the proxy.
+type MetricsConfig struct {
+	CertFile string `json:"certFile" doc:"certificate that Prometheus is served with where a MeshMetric says ProvidedTLS, in PEM; read again when it changes"`
+	KeyFile  string `json:"keyFile" doc:"its key in PEM"`
+}
+
 // LogConfig says what is logged and how.
 type LogConfig struct {
 	Level  string `json:"level" doc:"debug, info, warn or error"`
@@ -85,7 +95,7 @@ func Default() Config {
 		Zone:          ZoneConfig{Addresses: []string{"127.0.0.1:5678"}},
 		Envoy:         EnvoyConfig{LogLevel: "warning", Concurrency: 1},
 		RuntimeDir:    defaultRuntimeDir(),
-		BindOutbounds: true, DrainTime: 30 * time.Second,
+		BindOutbounds: true, DrainTime: 30 * time.Second, LoadInterval: 10 * time.Second,
 		Log: LogConfig{Level: "info", Format: "text"},
 	}
 }
@@ -128,6 +138,12 @@ func (c Config) Validate() resource.Problems {
 	c.DNS.check(&ps)
 	if c.DrainTime < 0 {
 		ps.Add("drainTime", "must not be negative")
+	}
+	if c.LoadInterval != 0 && c.LoadInterval < 100*time.Millisecond {
+		ps.Add("loadInterval", "must be at least 100ms, or 0")
+	}
+	if (c.Metrics.CertFile == "") != (c.Metrics.KeyFile == "") {
+		ps.Add("metrics", "must have both certFile and keyFile, or neither")
 	}
 	if c.Envoy.Concurrency < 1 {
 		ps.Add("envoy.concurrency", "must be at least 1")

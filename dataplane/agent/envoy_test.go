@@ -157,8 +157,8 @@ func app(t *testing.T) (port int, release chan struct{}) {
 	return s.Listener.Addr().(*net.TCPAddr).Port, release
 }
 
-// load asks again and again until it is stopped, and counts what failed.
-func load(port int, own *tls.Certificate) (stop func() (asked, failed int64, last error)) {
+// keepAsking asks again and again until it is stopped, and counts what failed.
+func keepAsking(port int, own *tls.Certificate) (stop func() (asked, failed int64, last error)) {
 	var asked, failed atomic.Int64
 	var last atomic.Pointer[error]
 	ctx, cancel := context.WithCancel(context.Background())
@@ -286,7 +286,7 @@ func TestZoneRestartUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop := load(port, peer)
+	stop := keepAsking(port, peer)
 
 	z.stop()
 	z = w.start(edit)

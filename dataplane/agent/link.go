@@ -59,6 +59,7 @@ type link struct {
 	waiting   string // what Envoy's start waits for, for people
 	conn      *grpc.ClientConn
 	connected chan struct{} // closed while there is a session, replaced when it ends
+	serving   serving
 }
 
 func newLink(a *agent) *link {
@@ -275,7 +276,7 @@ func (l *link) hello() *agentapi.Hello {
 	h := &agentapi.Hello{
 		Session: l.session, OutboundBlock: a.outboundBlock(), Place: a.place, ClockMs: time.Now().UnixMilli(),
 		Versions: &agentapi.Versions{Agent: a.cfg.Version, AgentCommit: a.cfg.Commit, Envoy: a.version, EnvoyBuild: a.build},
-		Features: []string{agentapi.FeatureServiceProbes},
+		Features: []string{agentapi.FeatureServiceProbes, agentapi.FeatureMetrics},
 		Inbounds: l.inbounds(), Secrets: l.secrets(), Proxy: l.proxy(), TrustVersion: l.trust.GetVersion(),
 	}
 	if a.block != nil {
@@ -331,6 +332,8 @@ func (l *link) welcome(ctx context.Context, in <-chan received, conn *grpc.Clien
 			l.a.names.Without()
 		}
 		l.offered(w.GetOffer())
+		l.a.metrics.Renew()
+		l.a.load.Renew()
 		l.open(conn)
 		l.a.log.Info("session with the zone", "zone", w.GetZone(), "instance", w.GetInstance(), "session", l.session)
 		return nil
@@ -380,6 +383,12 @@ func (l *link) exchange(ctx context.Context, stream agentapi.Agent_SessionClient
 			out = &agentapi.AgentMessage{Message: &agentapi.AgentMessage_Secrets{Secrets: l.secrets()}}
 		case <-l.a.supervisor.changed:
 			out = &agentapi.AgentMessage{Message: &agentapi.AgentMessage_Proxy{Proxy: l.proxy()}}
+		case <-l.a.metrics.Changed():
+			out = &agentapi.AgentMessage{Message: &agentapi.AgentMessage_Metrics{Metrics: l.a.metrics.Status()}}
+		case <-l.a.load.Changed():
+			if report := l.a.load.Take(); report != nil {
+				out = &agentapi.AgentMessage{Message: &agentapi.AgentMessage_Load{Load: report}}
+			}
 		case <-leaving:
 			leaving = nil
 			out = &agentapi.AgentMessage{Message: &agentapi.AgentMessage_Goodbye{Goodbye: &agentapi.Goodbye{
@@ -392,6 +401,9 @@ func (l *link) exchange(ctx context.Context, stream agentapi.Agent_SessionClient
 			return ctx.Err()
 		}
 		timer.Stop()
+		if out == nil {
+			continue
+		}
 		if err := stream.Send(out); err != nil {
 			return lastError(in, err)
 		}
@@ -417,6 +429,8 @@ func (l *link) message(in *agentapi.ZoneMessage) error {
 		}
 	case *agentapi.ZoneMessage_External:
 		l.external(m.External)
+	case *agentapi.ZoneMessage_Metrics:
+		l.a.metrics.Set(m.Metrics)
 	case *agentapi.ZoneMessage_Problem:
 		return l.problem(m.Problem)
 	case *agentapi.ZoneMessage_GoodbyeDone:
@@ -569,6 +583,9 @@ func (l *link) trusted(t *agentapi.Trust) {
 	if err := l.a.secrets.SetTrust(t.GetVersion(), bundles); err != nil {
 		l.a.log.Error("the zone sent trust bundles that cannot be used", "err", err)
 	}
+	l.mu.Lock()
+	l.serving.trust = pools(t)
+	l.mu.Unlock()
 	l.adopt()
 }
 
@@ -589,6 +606,9 @@ func (l *link) adopt() {
 		return
 	}
 	l.identity, l.unverified = h, nil
+	l.mu.Lock()
+	l.serving.identity = h.certificate()
+	l.mu.Unlock()
 	l.a.log.Info("workload certificate", "spiffeID", h.spiffeID, "serial", h.serial, "for", time.Until(h.until).Round(time.Second))
 	l.startIfReady()
 }

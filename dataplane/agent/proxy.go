@@ -186,7 +186,8 @@ func (a *agent) envoyConfig() (envoy.Config, error) {
 	text, err := bootstrap.Render(bootstrap.Params{
 		Mesh: a.self.mesh, Name: a.self.name, Zone: a.link.zone(),
 		Agent: a.agentSocket(), Admin: a.adminSocket(), MaxHeap: a.cfg.Envoy.MaxHeapBytes,
-		Metadata: map[string]string{"causeway.agent.version": a.cfg.Version},
+		LoadReports: a.cfg.LoadInterval > 0,
+		Metadata:    map[string]string{"causeway.agent.version": a.cfg.Version},
 	})
 	if err != nil {
 		return envoy.Config{}, err

@@ -7,10 +7,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"math"
 	"path/filepath"
-	"slices"
 	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
@@ -51,6 +49,8 @@ type Params struct {
 	Admin string
 	// Metadata is added to the node, for access logs and traces.
 	Metadata map[string]string
+	// LoadReports lets Envoy report to the agent what traffic it sends where.
+	LoadReports bool
 	// MaxHeap is the memory in bytes that Envoy may use; zero when no limit is known.
 	MaxHeap uint64
 }
@@ -105,15 +105,21 @@ func (p Params) message() (*bootstrapv3.Bootstrap, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &bootstrapv3.Bootstrap{
+	b := &bootstrapv3.Bootstrap{
 		Node:             node,
 		Admin:            p.admin(),
 		DynamicResources: dynamicResources(),
 		StaticResources:  &bootstrapv3.Bootstrap_StaticResources{Clusters: []*clusterv3.Cluster{cluster}},
 		LayeredRuntime:   runtime(),
-		StatsConfig:      p.stats(),
+		StatsConfig:      stats(),
 		OverloadManager:  overload,
-	}, nil
+	}
+	if p.LoadReports {
+		b.ClusterManager = &bootstrapv3.ClusterManager{LoadStatsConfig: &corev3.ApiConfigSource{
+			ApiType: corev3.ApiConfigSource_GRPC, TransportApiVersion: corev3.ApiVersion_V3, GrpcServices: agentService(),
+		}}
+	}
+	return b, nil
 }
 
 func (p Params) node() (*corev3.Node, error) {
@@ -157,21 +163,26 @@ func dynamicResources() *bootstrapv3.Bootstrap_DynamicResources {
 			ApiType:                   corev3.ApiConfigSource_DELTA_GRPC,
 			TransportApiVersion:       corev3.ApiVersion_V3,
 			SetNodeOnFirstMessageOnly: true,
-			GrpcServices: []*corev3.GrpcService{{
-				TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{
-					ClusterName: envoy.AgentCluster,
-					// Without a bound Envoy's waits double up to 30 seconds after streams on which it heard nothing. The agent
-					// holds a stream while it looks for a zone, so retries only bridge a lost zone or socket.
-					RetryPolicy: &corev3.RetryPolicy{RetryBackOff: &corev3.BackoffStrategy{
-						BaseInterval: durationpb.New(20 * time.Millisecond),
-						MaxInterval:  durationpb.New(200 * time.Millisecond),
-					}},
-				}},
-			}},
+			GrpcServices:              agentService(),
 		},
 		CdsConfig: ads,
 		LdsConfig: proto.CloneOf(ads),
 	}
+}
+
+// agentService is the agent as a gRPC service.
+func agentService() []*corev3.GrpcService {
+	return []*corev3.GrpcService{{
+		TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{
+			ClusterName: envoy.AgentCluster,
+			// Without a bound Envoy's waits double up to 30 seconds after streams on which it heard nothing. The agent
+			// holds a stream while it looks for a zone, so retries only bridge a lost zone or socket.
+			RetryPolicy: &corev3.RetryPolicy{RetryBackOff: &corev3.BackoffStrategy{
+				BaseInterval: durationpb.New(20 * time.Millisecond),
+				MaxInterval:  durationpb.New(200 * time.Millisecond),
+			}},
+		}},
+	}}
 }
 
 // agentCluster reaches the agent; pings find a socket whose other end hangs.
@@ -225,19 +236,13 @@ func runtime() *bootstrapv3.LayeredRuntime {
 	}}
 }
 
-// stats marks every metric of this Envoy with where it comes from.
-func (p Params) stats() *metricsv3.StatsConfig {
-	tags := map[string]string{"mesh": p.Mesh, "dataplane": p.Name, "zone": p.Zone}
-	s := &metricsv3.StatsConfig{}
-	for _, name := range slices.Sorted(maps.Keys(tags)) {
-		if tags[name] == "" {
-			continue
-		}
-		s.StatsTags = append(s.StatsTags, &metricsv3.TagSpecifier{
-			TagName: name, TagValue: &metricsv3.TagSpecifier_FixedValue{FixedValue: tags[name]},
-		})
-	}
-	return s
+// stats takes the zone of the endpoint out of the names of the statistics that Envoy keeps per pair of zones, and makes it a label.
+// What is the same for all metrics of a proxy the agent adds when it tells them.
+func stats() *metricsv3.StatsConfig {
+	return &metricsv3.StatsConfig{StatsTags: []*metricsv3.TagSpecifier{{
+		TagName:  "peer_zone",
+		TagValue: &metricsv3.TagSpecifier_Regex{Regex: `^cluster\.kri_.*\.zone\.([^.]+\.([^.]+)\.)`},
+	}}}
 }
 
 // overload bounds connections always, and sheds load before the memory limit when there is one.

@@ -237,7 +237,7 @@ func (g *Global) NewJoinToken(ctx context.Context, zone string, validFor time.Du
 func (g *Global) openAPI(ctx context.Context) error {
 	var err error
 	g.api, err = rest.New(rest.Config{
-		Catalog: g.catalog, Mode: rest.Global, OnMeshCreated: hosting.MeshDefaults, Insights: g.board, Inspector: g.hub, Complete: g.shown,
+		Catalog: g.catalog, Mode: rest.Global, OnMeshCreated: hosting.MeshDefaults, Insights: g.board, Traffic: g.board, Inspector: g.hub, Complete: g.shown,
 		Join: g.NewJoinToken, Revoke: g.access.Revoke, Propagation: g.board, Adoption: exchange.Adoption{Catalog: g.catalog},
 		EffectiveConfig: func() any { return hosting.Shown(g.cfg) },
 		About:           rest.About{Version: g.cfg.Version, InstanceID: g.instance},

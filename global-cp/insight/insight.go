@@ -167,7 +167,7 @@ func (b *Board) forget(ctx context.Context, name string) {
 	delete(b.zones, name)
 	b.mu.Unlock()
 	gone := []store.Observation{{Key: sharePrefix + name}}
-	for part := range 17 {
+	for part := range factParts {
 		gone = append(gone, store.Observation{Key: factsPrefix + name + "/" + strconv.Itoa(part)})
 	}
 	if err := b.cfg.Store.Observe(ctx, gone...); err != nil {
@@ -175,9 +175,15 @@ func (b *Board) forget(ctx context.Context, name string) {
 	}
 }
 
+// factParts is into how many parts the facts of a zone are split: what changes seldom, insights, and traffic, which changes all the time.
+const factParts = 1 + 16 + 1
+
 // partOf splits the facts of a zone, so that one that changes does not write all of them again.
 func partOf(key string) string {
-	if !strings.HasPrefix(key, zonesync.FactInsight("")) {
+	switch {
+	case strings.HasPrefix(key, zonesync.FactTraffic("")):
+		return strconv.Itoa(factParts - 1)
+	case !strings.HasPrefix(key, zonesync.FactInsight("")):
 		return "0"
 	}
 	h := fnv.New32a()

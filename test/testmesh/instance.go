@@ -46,6 +46,8 @@ type Workload struct {
 	Zone []string
 	// Drain is how long a stop may take. Default 3s.
 	Drain time.Duration
+	// Configure changes the settings of the agent.
+	Configure func(*agent.Config)
 	// Apart runs the agent in a process of its own, so that it can be killed. The test binary must call Main.
 	Apart bool
 	// Place is the host where the workload runs, apart. Default this host.
@@ -209,6 +211,9 @@ func (i *Instance) settings(t testing.TB) agent.Config {
 	c.Dataplane.TokenFile = write("token", []byte(m.Token(t, i.Token)))
 	c.Envoy.Binary, c.Envoy.AuthoritiesFile = m.envoy, i.Authorities
 	c.RuntimeDir, c.DrainTime, c.Version = filepath.Join(m.dir, "run"), i.Drain, "test"
+	if i.Configure != nil {
+		i.Configure(&c)
+	}
 	return c
 }
 

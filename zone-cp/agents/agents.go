@@ -46,6 +46,11 @@ type Config struct {
 	Announced func(ctx context.Context, dataplane resource.Key) error
 	// Names follows what the workload of a dataplane may look up; nil when this zone answers no names.
 	Names func(ctx context.Context, dataplane resource.Key) (NamesFeed, error)
+	// Follow says what the mesh has to tell an agent, from now on; nil means nothing.
+	Follow func(ctx context.Context, dataplane resource.Key) (Follower, error)
+	// Load takes what a proxy reports of the traffic that it sends, and LoadEnded that it reports no more; nil counts nothing.
+	Load      func(dataplane resource.Key, report *agentapi.LoadReport)
+	LoadEnded func(dataplane resource.Key)
 	// Peers are the other instances on the same store, with which facts are shared through it; nil when there can be none.
 	Peers Peers
 	// Writer says whether this instance writes for the zone, and under which lease; nil when it is the only one.
@@ -69,6 +74,14 @@ type Config struct {
 	HelloTimeout time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
+}
+
+// A Follower has what an agent is to be told.
+type Follower interface {
+	// Changed receives when there may be something new, Messages is all there is. One reader.
+	Changed() <-chan struct{}
+	Messages() []*agentapi.ZoneMessage
+	Close()
 }
 
 // Observer is the part of a store that keeps observations.

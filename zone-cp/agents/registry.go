@@ -42,6 +42,9 @@ type Facts struct {
 	// Rejected is what Envoy did not accept of its secrets.
 	Rejected string
 
+	// MetricsProblems say which metrics the agent cannot tell as the mesh wants it.
+	MetricsProblems []string
+
 	AgentVersion  string
 	AgentCommit   string
 	EnvoyVersion  string

@@ -28,6 +28,7 @@ import (
 const (
 	maxInbounds = 1000
 	maxFeatures = 100
+	maxProblems = 20
 	maxText     = 1024
 )
 
@@ -49,7 +50,8 @@ type session struct {
 	problem  string
 	trust    *identity.Trust
 	probes   []*agentapi.Probe
-	names    *agentapi.NameSet // what the agent was sent in this session
+	names    *agentapi.NameSet       // what the agent was sent in this session
+	followed []*agentapi.ZoneMessage // what the mesh had to tell
 	goodbyes int
 	external map[string][sha256.Size]byte // hashes of the secrets of external services that were sent, by name; nil: none yet
 }
@@ -240,6 +242,7 @@ func (ss *session) begin(f *Facts, held identity.Issued, id string, now time.Tim
 	f.OutboundBlock = clip(h.GetOutboundBlock())
 	f.TrustSent = ""
 	f.Discovery = mesh.DiscoveryStatus{}
+	f.MetricsProblems = nil
 	f.secrets(h.GetSecrets())
 	f.Inbounds = inboundStates(h.GetInbounds())
 	f.proxy(h.GetProxy())
@@ -266,6 +269,15 @@ func inboundStates(in *agentapi.InboundStates) map[string]mesh.InboundState {
 	return out
 }
 
+// metricsProblems are what an agent says of the metrics that it cannot tell.
+func metricsProblems(in *agentapi.MetricsStatus) []string {
+	var out []string
+	for _, p := range in.GetProblems()[:min(len(in.GetProblems()), maxProblems)] {
+		out = append(out, clip(p.GetBackend())+": "+clip(p.GetText()))
+	}
+	return out
+}
+
 func clip(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxText)], "?") }
 
 // serve welcomes the agent and then reacts: to its messages, to changes that concern it, and to its end.
@@ -282,11 +294,16 @@ func (ss *session) serve(stream agentapi.Agent_SessionServer, in <-chan received
 	if err := send(ss.welcome()); err != nil {
 		return err
 	}
-	var newNames <-chan struct{}
+	var newNames, newWords <-chan struct{}
 	feed := ss.openNames()
 	if feed != nil {
 		defer feed.Close()
 		newNames = feed.Changed()
+	}
+	follower := ss.follow()
+	if follower != nil {
+		defer follower.Close()
+		newWords = follower.Changed()
 	}
 	for {
 		var out []*agentapi.ZoneMessage
@@ -303,6 +320,8 @@ func (ss *session) serve(stream agentapi.Agent_SessionServer, in <-chan received
 			out = ss.news()
 		case <-newNames:
 			out = ss.refreshNames(feed.Names())
+		case <-newWords:
+			out = ss.fresh(follower.Messages())
 		case unconfirmed := <-ss.told:
 			out = []*agentapi.ZoneMessage{{Message: &agentapi.ZoneMessage_GoodbyeDone{
 				GoodbyeDone: &agentapi.GoodbyeDone{Unconfirmed: unconfirmed},
@@ -344,6 +363,9 @@ func (s *Service) close(ss *session, err error) {
 		return
 	}
 	delete(r.live, ss.key)
+	if s.cfg.LoadEnded != nil {
+		s.cfg.LoadEnded(ss.key)
+	}
 	select {
 	case <-s.stopping:
 		// This control plane ends, not the agent: its proxies are as good as before.
@@ -440,6 +462,35 @@ func (ss *session) refreshNames(now *agentapi.NameSet) []*agentapi.ZoneMessage {
 	return now.Since(old)
 }
 
+// follow follows what the mesh has to tell the agent; nil when nothing can be told.
+func (ss *session) follow() Follower {
+	if ss.s.cfg.Follow == nil {
+		return nil
+	}
+	f, err := ss.s.cfg.Follow(ss.ctx, ss.key)
+	if err != nil {
+		ss.log.Warn("the agent is not told what the mesh has to tell it; it keeps to what it knows", "err", err)
+		return nil
+	}
+	return f
+}
+
+// fresh leaves out what the agent was told before, as it stands.
+func (ss *session) fresh(messages []*agentapi.ZoneMessage) []*agentapi.ZoneMessage {
+	old := ss.followed
+	ss.followed = messages
+	if len(old) != len(messages) {
+		return messages
+	}
+	var out []*agentapi.ZoneMessage
+	for i, m := range messages {
+		if !proto.Equal(m, old[i]) {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
 func problem(severity agentapi.Problem_Severity, text string) *agentapi.ZoneMessage {
 	return &agentapi.ZoneMessage{Message: &agentapi.ZoneMessage_Problem{Problem: &agentapi.Problem{Severity: severity, Text: text}}}
 }
@@ -497,6 +548,13 @@ func (ss *session) message(in *agentapi.AgentMessage) []*agentapi.ZoneMessage {
 		update(func(f *Facts) { f.secrets(m.Secrets) })
 	case *agentapi.AgentMessage_Proxy:
 		update(func(f *Facts) { f.proxy(m.Proxy) })
+	case *agentapi.AgentMessage_Metrics:
+		problems := metricsProblems(m.Metrics)
+		update(func(f *Facts) { f.MetricsProblems = problems })
+	case *agentapi.AgentMessage_Load:
+		if ss.s.cfg.Load != nil {
+			ss.s.cfg.Load(ss.key, m.Load)
+		}
 	case *agentapi.AgentMessage_Goodbye:
 		ss.goodbye(m.Goodbye)
 	case *agentapi.AgentMessage_Hello:

@@ -286,16 +286,18 @@ type state struct {
 	statuses map[catalog.DerivedKey]view.Status
 	envoys   map[resource.Key]string   // the version of Envoy that each proxy runs
 	refused  map[string]*view.Refusals // by version of Envoy
-	drained  map[resource.Key]uint64 // the sequence at which a dataplane was seen draining
+	drained  map[resource.Key]uint64   // the sequence at which a dataplane was seen draining
 	names    names
 }
 
-// A proxy is a dataplane that at least one session asks for.
+// A proxy is a dataplane that at least one session or follower asks for.
 type proxy struct {
 	root     *memo.Root[envoy.ProxyConfig]
 	last     envoy.ProxyConfig
 	table    *envoy.Table
 	sessions map[*Session]struct{}
+	// followers are agents that are told what concerns them.
+	followers map[*Follower]struct{}
 }
 
 func newState(cfg Config) *state {
@@ -528,7 +530,14 @@ func (s *state) learn(u RemoteUpdate) {
 // publish gives every proxy whose parts have changed its new table.
 func (s *state) publish() {
 	for k, p := range s.proxies {
-		if cfg := p.root.Value(); cfg.Shared != p.last.Shared || cfg.Own != p.last.Own {
+		cfg := p.root.Value()
+		if cfg.Agent != p.last.Agent {
+			p.last.Agent = cfg.Agent
+			for f := range p.followers {
+				f.offer(cfg.Agent)
+			}
+		}
+		if cfg.Shared != p.last.Shared || cfg.Own != p.last.Own {
 			p.update(cfg, s.sequence)
 			for sess := range p.sessions {
 				sess.offer(p.table)
@@ -541,6 +550,26 @@ func (s *state) publish() {
 func (p *proxy) update(cfg envoy.ProxyConfig, sequence uint64) {
 	p.last = cfg
 	p.table = &envoy.Table{Shared: cfg.Shared, Own: cfg.Own, Sequence: sequence, Problems: cfg.Problems}
+}
+
+// proxy finds a proxy, or begins to compute it.
+func (s *state) proxy(dp resource.Key) *proxy {
+	p := s.proxies[dp]
+	if p == nil {
+		p = &proxy{root: s.compiler.Proxy(dp), sessions: map[*Session]struct{}{}, followers: map[*Follower]struct{}{}}
+		p.update(p.root.Value(), s.sequence)
+		s.proxies[dp] = p
+	}
+	return p
+}
+
+// release stops computing a proxy that nobody asks for any more.
+func (s *state) release(dp resource.Key, p *proxy) {
+	if len(p.sessions) == 0 && len(p.followers) == 0 {
+		p.root.Close()
+		delete(s.proxies, dp)
+		s.view.Graph.Settle()
+	}
 }
 
 // Inspect computes what a dataplane gets, connected or not.

@@ -26,12 +26,7 @@ func (e *Engine) Open(ctx context.Context, dp resource.Key, version string) (*Se
 	sess := &Session{engine: e, key: dp, changed: make(chan struct{}, 1)}
 	err := e.do(ctx, func(s *state) {
 		e.runs(s, dp, version)
-		p := s.proxies[dp]
-		if p == nil {
-			p = &proxy{root: s.compiler.Proxy(dp), sessions: map[*Session]struct{}{}}
-			p.update(p.root.Value(), s.sequence)
-			s.proxies[dp] = p
-		}
+		p := s.proxy(dp)
 		p.sessions[sess] = struct{}{}
 		sess.offer(p.table)
 	})
@@ -83,12 +78,11 @@ func (s *Session) Close() {
 		delete(p.sessions, s)
 		defer s.engine.ring()
 		if len(p.sessions) == 0 {
-			p.root.Close()
-			delete(st.proxies, s.key)
 			delete(st.envoys, s.key)
 			st.view.SetEnvoy(s.key, "")
 			st.view.Graph.Settle()
 		}
+		st.release(s.key, p)
 	})
 }
 

@@ -32,6 +32,8 @@ type Config struct {
 	Probes   ProbesConfig  `json:"probes"`
 	// MeshDomains lets agents say at once that a name does not exist.
 	MeshDomains []string `json:"meshDomains" doc:"domains in which there is nothing but names of the mesh: agents answer for all of them and ask no other server"`
+	// TrafficWindow is longer than what proxies take between two reports.
+	TrafficWindow time.Duration `json:"trafficWindow" doc:"the time of which the traffic of proxies is counted, up to now"`
 	// AllowLocalAddresses is for demos and tests.
 	AllowLocalAddresses bool `json:"allowLocalAddresses" doc:"use ingresses of other zones at loopback and link-local addresses, which only a demo on one machine has"`
 }
@@ -63,14 +65,15 @@ type AgentsConfig struct {
 func Default() Config {
 	return Config{
 		Zone: "default", WorkDir: "causeway-data", Store: backend.Default(),
-		API:         hosting.API{Address: "127.0.0.1:5682"},
-		Agents:      AgentsConfig{Address: "127.0.0.1:5678", Grace: 500 * time.Millisecond, DeregisterAfter: 10 * time.Second, ForgetAfter: 72 * time.Hour},
-		Diagnostics: hosting.Diagnostics{Address: "127.0.0.1:5680", Profile: true},
-		Log:         hosting.Log{Level: "info", Format: "text"},
-		Takeover:    10 * time.Second,
-		Global:      GlobalConfig{BeatEvery: 5 * time.Second},
-		Probes:      ProbesConfig{Address: "127.0.0.1:5686"},
-		MeshDomains: []string{"mesh.local"},
+		API:           hosting.API{Address: "127.0.0.1:5682"},
+		Agents:        AgentsConfig{Address: "127.0.0.1:5678", Grace: 500 * time.Millisecond, DeregisterAfter: 10 * time.Second, ForgetAfter: 72 * time.Hour},
+		Diagnostics:   hosting.Diagnostics{Address: "127.0.0.1:5680", Profile: true},
+		Log:           hosting.Log{Level: "info", Format: "text"},
+		Takeover:      10 * time.Second,
+		Global:        GlobalConfig{BeatEvery: 5 * time.Second},
+		Probes:        ProbesConfig{Address: "127.0.0.1:5686"},
+		MeshDomains:   []string{"mesh.local"},
+		TrafficWindow: time.Minute,
 	}
 }
 
@@ -88,6 +91,9 @@ func (c Config) Validate() resource.Problems {
 	}
 	if c.Takeover < time.Second {
 		ps.Add("takeover", "must be at least 1s")
+	}
+	if c.TrafficWindow < 600*time.Millisecond {
+		ps.Add("trafficWindow", "must be at least 600ms")
 	}
 	if c.Global.BeatEvery < 100*time.Millisecond {
 		ps.Add("global.beatEvery", "must be at least 100ms")

@@ -68,7 +68,8 @@ func (i insights) Dataplane(meshName, name string) (json.RawMessage, bool) {
 		return nil, false
 	}
 	status, rejected, streamed := i.streams.of(k)
-	if f, _ := i.registry.Snapshot().Get(k); f.ControlPlane != i.instance {
+	f, _ := i.registry.Snapshot().Get(k)
+	if f.ControlPlane != i.instance {
 		streamed, rejected = false, nil // its stream is with another instance now
 	}
 	if n := len(in.Subscriptions); streamed && n > 0 {
@@ -79,7 +80,9 @@ func (i insights) Dataplane(meshName, name string) (json.RawMessage, bool) {
 		mesh.DataplaneInsight
 		// Rejections are an addition of Causeway: what Envoy refuses, and whose policies are behind it.
 		Rejections []rejection `json:"rejections,omitempty"`
-	}{in, rejected})
+		// MetricsProblems are, too: which metrics the agent cannot tell as a MeshMetric wants it.
+		MetricsProblems []string `json:"metricsProblems,omitempty"`
+	}{in, rejected, f.MetricsProblems})
 	return b, err == nil
 }
 

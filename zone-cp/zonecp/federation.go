@@ -201,6 +201,7 @@ type reports struct {
 	dataplanes map[resource.Key]bool
 	services   map[resource.Key]bool
 	reach      bool
+	traffic    bool
 	told       map[resource.Key]string // the facts that global has of dataplanes and services, which may be gone
 }
 
@@ -233,6 +234,7 @@ func (r *reports) run(ctx context.Context) error {
 	defer work.Wait()
 	work.Go(func() { r.followDataplanes(ctx) })
 	work.Go(func() { r.followCounts(ctx) })
+	work.Go(func() { r.followTraffic(ctx) })
 	for {
 		changed := r.prober.Changed()
 		r.note(func() { r.reach = true })
@@ -289,6 +291,17 @@ func (r *reports) followCounts(ctx context.Context) {
 	}
 }
 
+func (r *reports) followTraffic(ctx context.Context) {
+	for {
+		select {
+		case <-r.zone.counted.changed:
+			r.note(func() { r.traffic = true })
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // Facts implements uplink.Reports.
 func (r *reports) Facts(all bool) []*zonesync.Fact {
 	r.mu.Lock()
@@ -334,9 +347,12 @@ func (r *reports) Facts(all bool) []*zonesync.Fact {
 			out = append(out, &zonesync.Fact{Key: zonesync.FactReachability, Value: b})
 		}
 	}
+	if r.traffic || all {
+		out = append(out, r.zone.counted.facts(all)...)
+	}
 	clear(r.dataplanes)
 	clear(r.services)
-	r.reach = false
+	r.reach, r.traffic = false, false
 	return out
 }
 

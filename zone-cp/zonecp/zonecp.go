@@ -54,6 +54,7 @@ type Zone struct {
 	observed  *insights
 	streams   *streams
 	shown     *shown
+	counted   *counted
 	instance  string
 	// instances are those that share the store; nil when no other one can.
 	instances *instances.Instances
@@ -159,7 +160,7 @@ func (z *Zone) Run(ctx context.Context) error {
 			return err
 		}
 		parts := []func(context.Context) error{
-			z.agents.Run, z.engine.Run, z.xds.Run, z.write, z.serveAPI, z.serveAgents, z.serveDiagnostics,
+			z.agents.Run, z.engine.Run, z.xds.Run, z.counted.run, z.write, z.serveAPI, z.serveAgents, z.serveDiagnostics,
 		}
 		if z.instances != nil {
 			parts = append(parts, z.instances.Run, z.standing.run)
@@ -209,6 +210,8 @@ func (z *Zone) assemble(ctx context.Context) error {
 			return z.engine.OpenNames(ctx, dp)
 		},
 		Log: z.log, Registerer: z.registry,
+		Follow: func(ctx context.Context, dp resource.Key) (agents.Follower, error) { return z.engine.Follow(ctx, dp) },
+		Load:   z.counted.table.Add, LoadEnded: z.counted.table.Gone,
 		Peers: z.peers(), Writer: z.writer,
 		Grace: z.cfg.Agents.Grace, DeregisterAfter: z.cfg.Agents.DeregisterAfter, ForgetAfter: z.cfg.Agents.ForgetAfter,
 	})
@@ -241,7 +244,7 @@ func (z *Zone) assemble(ctx context.Context) error {
 
 // openAPI makes the API and, on an empty store, the first administrator and the default mesh.
 func (z *Zone) openAPI(ctx context.Context) error {
-	z.observed, z.shown = &insights{}, &shown{}
+	z.observed, z.shown, z.counted = &insights{}, &shown{}, z.newCounted()
 	mode := rest.Standalone
 	var adoption rest.Adoption
 	if z.federated() {
@@ -249,7 +252,7 @@ func (z *Zone) openAPI(ctx context.Context) error {
 	}
 	var err error
 	z.api, err = rest.New(rest.Config{
-		Catalog: z.catalog, Mode: mode, Zone: z.cfg.Zone, Insights: z.observed, Inspector: inspector{z}, Complete: z.shown.complete,
+		Catalog: z.catalog, Mode: mode, Zone: z.cfg.Zone, Insights: z.observed, Traffic: z.counted, Targets: targets{z}, Inspector: inspector{z}, Complete: z.shown.complete,
 		OnMeshCreated: hosting.MeshDefaults, Adoption: adoption,
 		EffectiveConfig: func() any { return hosting.Shown(z.cfg) },
 		About:           rest.About{Version: z.cfg.Version, InstanceID: z.instance},

@@ -167,6 +167,8 @@ type element struct {
 	Route map[string]string `json:"route"`
 	// Backends maps the display names of backends that exist to clusters.
 	Backends map[string]string `json:"backends"`
+	// Role is what the proxy is there for, as its agent is told. Default sidecar.
+	Role proxy.Role `json:"role"`
 	// Plaintext says that an inbound does not ask for mesh TLS.
 	Plaintext bool `json:"plaintext"`
 	// Egress says that a cluster is that of an egress, whose endpoints are those of an external service itself.
@@ -386,7 +388,7 @@ func (e element) outcome(t Failer, p policy.Policy, sources []policy.Sourced, su
 	out := outcome{suffix: suffix, effective: p.Effective(e.Direction, string(e.Protocol), sources)}
 	for _, h := range []policy.HookName{
 		policy.HookCluster, policy.HookRoutes, policy.HookRoute, policy.HookHTTP, policy.HookTCP, policy.HookSplit,
-		policy.HookHTTPFilters, policy.HookNetworkFilters, policy.HookClientFilters, policy.HookResources,
+		policy.HookHTTPFilters, policy.HookNetworkFilters, policy.HookClientFilters, policy.HookResources, policy.HookAgent,
 	} {
 		fields, ok := p.Fields(h)
 		projected := policy.Project(out.effective.Conf, fields)
@@ -480,10 +482,27 @@ func (e element) apply(h policy.HookName, b policy.Bound) []proto.Message {
 		return configs(b.HTTPFilters(listener))
 	case h == policy.HookNetworkFilters:
 		return configs(b.NetworkFilters(listener))
+	case h == policy.HookAgent:
+		return []proto.Message{b.Agent(e.agent())}
 	case h == policy.HookResources:
 		return additions(b.Resources(proxy.Self{Identity: !e.Plaintext, Transparent: true}))
 	}
 	return nil
+}
+
+// agent is a proxy whose workload listens on port 8080 of loopback.
+func (e element) agent() proxy.Agent {
+	a := proxy.Agent{Mesh: "default", Zone: "east", Name: "web-1", Workload: "web", Role: proxy.Sidecar, Address: "192.0.2.1"}
+	if e.Role != "" {
+		a.Role = e.Role
+	}
+	a.Serves = func(port uint32) string {
+		if port == 8080 {
+			return "127.0.0.1"
+		}
+		return a.Address
+	}
+	return a
 }
 
 func additions(list []policy.Addition) []proto.Message {

@@ -1,0 +1,38 @@
+package metric
+
+import (
+	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policy"
+)
+
+// effective is what is in force: the configuration and the collectors that its backends refer to.
+type effective struct {
+	Conf
+	// Collectors are those of the backends, by their places; nil where there is none.
+	Collectors []*linked `json:"collectors,omitempty"`
+}
+
+// linked is a collector as the mesh has it.
+type linked struct {
+	Name    string                         `json:"name"`
+	Backend *mesh.MeshOpenTelemetryBackend `json:"backend"`
+}
+
+// link finds the collectors.
+func link(c *effective, find policy.Find) {
+	c.Collectors = nil
+	for i, b := range c.Backends {
+		if b.OpenTelemetry == nil || b.OpenTelemetry.BackendRef == nil {
+			continue
+		}
+		found, ok := find(b.OpenTelemetry.BackendRef.Kind, b.OpenTelemetry.BackendRef.Labels)
+		spec, is := found.Resource.Spec.(*mesh.MeshOpenTelemetryBackend)
+		if !ok || !is {
+			continue
+		}
+		if c.Collectors == nil {
+			c.Collectors = make([]*linked, len(c.Backends))
+		}
+		c.Collectors[i] = &linked{found.KRI.String(), spec}
+	}
+}
