@@ -153,12 +153,13 @@ func (p *program) demoBreakCommand() *cobra.Command {
 	var kill bool
 	cmd := &cobra.Command{
 		Use: "break global|ZONE/SERVICE|ZONE", Short: "Stop a part of the running demo and see who answers then", Args: cobra.ExactArgs(1),
-		Long: `break stops a part of the running demo: both instances of a service in a zone, a zone's ingress, its control plane or all of it,
+		Long: `break stops a part of the running demo: both instances of a service in a zone, a zone's ingress, its egress, its control plane or all of it,
 or the global control plane. They stop as in an orderly shutdown, or are killed with --kill. It returns when traffic has found its way, and
 says which way and what users saw meanwhile.`,
 		Example: `  causeway demo break east/catalog
   causeway demo break east/catalog --kill
   causeway demo break west --gateway
+  causeway demo break east/egress
   causeway demo break west --whole-zone
   causeway demo break global`,
 		RunE: func(cmd *cobra.Command, args []string) error {

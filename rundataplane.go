@@ -16,6 +16,9 @@ func (p *program) runDataplaneCommand() *cobra.Command {
 		use: "dataplane", short: "Run the proxy of a workload: its agent and its Envoy",
 		long: `dataplane runs beside a workload: it enrols with the zone, keeps the workload's key, runs Envoy and drains it on SIGTERM.
 
+A Dataplane with a listener of type ZoneIngress lets other zones in; with one of type ZoneEgress it takes traffic to services outside of the
+mesh (MeshExternalService), for which it needs an identity. One Dataplane may be all of it.
+
 It needs no root. The Dataplane resource comes from --dataplane-file, or exists in the zone already and is named.
 Envoy is the one of --envoy-binary, of CAUSEWAY_ENVOY, or the one that "causeway envoy fetch" installed.`,
 		example: `  causeway run dataplane --dataplane-file web.yaml --dataplane-token-file web.token --zone-ca-file ca.pem

@@ -1,5 +1,5 @@
-// Package demo runs a whole mesh of two zones on this machine for people to try: a global control plane, two zones with a control plane
-// and an ingress each, three services with two instances in both zones behind sidecar Envoys, identities, permissions and a little
+// Package demo runs a whole mesh of two zones on this machine for people to try: a global control plane, two zones with a control plane,
+// an ingress and an egress each, a service outside of the mesh, three services with two instances in both zones behind sidecar Envoys, identities, permissions and a little
 // traffic; and it breaks and heals parts of it on demand. Everything is the real thing in processes of its own.
 // It is for looking at, not for production: it binds loopback addresses only and keeps nothing when it ends.
 package demo
@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -45,17 +46,18 @@ type Options struct {
 
 // A Demo is a running demo.
 type Demo struct {
-	opts    Options
-	dir     string
-	block   string // first two bytes of all its addresses
-	began   time.Time
-	envoy   string
-	global  *plane
-	zones   []*zone
-	traffic traffic
-	door    net.Listener // where people send requests
-	control *control
-	end     context.CancelFunc
+	opts     Options
+	dir      string
+	block    string // first two bytes of all its addresses
+	began    time.Time
+	envoy    string
+	global   *plane
+	zones    []*zone
+	outsider *outsider
+	traffic  traffic
+	door     net.Listener // where people send requests
+	control  *control
+	end      context.CancelFunc
 	// farewell is how the command went that ends a demo which checks itself.
 	farewell chan error
 
@@ -169,6 +171,9 @@ func (d *Demo) up(ctx context.Context) error {
 	if err := d.prepare(); err != nil {
 		return err
 	}
+	if err := d.serveOutside(ctx); err != nil {
+		return err
+	}
 	if err := d.startGlobal(ctx); err != nil {
 		return err
 	}
@@ -189,6 +194,10 @@ func (d *Demo) up(ctx context.Context) error {
 		return err
 	}
 	d.done("ingresses", "each zone reaches the other")
+	if err := d.untilOutside(services[len(services)-1], http.StatusOK, d.zones...)(ctx); err != nil {
+		return err
+	}
+	d.done("egresses", "stock asks https://%s, which is outside of the mesh, through the egress of its zone", d.at(0, outsideHost, ratesPort))
 	return nil
 }
 
@@ -265,7 +274,7 @@ func (d *Demo) taken(ctx context.Context) string {
 	var lc net.ListenConfig
 	for row := 0; row <= len(zoneNames); row++ {
 		for host := 1; host <= 10*len(services)+instancesEach; host++ {
-			for _, port := range []int{apiPort, agentsPort, zonesPort, probesPort, ingressPort, readyPort, servicePort, appPort} {
+			for _, port := range []int{apiPort, agentsPort, zonesPort, probesPort, ingressPort, egressPort, readyPort, servicePort, appPort, ratesPort} {
 				if row == 0 && host == 1 && port == doorPort {
 					continue
 				}
@@ -338,6 +347,7 @@ func (d *Demo) takeDown() {
 			i.close()
 		}
 	}
+	d.outsider.close()
 	if d.door != nil {
 		_ = d.door.Close() // closed already when it was served
 	}

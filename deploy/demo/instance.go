@@ -79,6 +79,10 @@ networking:
 	if i.service == services[0] {
 		outbound(shortcutPort, services[len(services)-1])
 	}
+	if i.next == "" {
+		b.WriteString("  outbound:\n")
+	}
+	fmt.Fprintf(&b, "  - {address: %s, port: %d, backendRef: {kind: MeshExternalService, name: %s}}\n", ip, outboundPort, outside)
 	return b.String()
 }
 
@@ -152,6 +156,8 @@ func (i *instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == "/shortcut":
 		a.Next = call(r.Context(), "http://"+i.at(shortcutPort)+"/")
+	case r.URL.Path == "/"+outside:
+		a.Next = call(r.Context(), "http://"+i.at(outboundPort)+"/")
 	case i.next != "":
 		a.Next = call(r.Context(), "http://"+i.at(nextPort)+"/")
 	}

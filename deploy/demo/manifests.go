@@ -100,7 +100,7 @@ spec:
 }
 
 // declarations are what is written at global, once for all zones.
-func declarations() string {
+func (d *Demo) declarations() string {
 	docs := []string{identity}
 	for i, s := range services[1:] {
 		docs = append(docs, joined(s), permission(services[i], s))
@@ -108,6 +108,7 @@ func declarations() string {
 	for n := 1; n <= instancesEach; n++ {
 		docs = append(docs, joined(canaried+"-"+version(n)))
 	}
+	docs = append(docs, d.external())
 	return strings.Join(docs, "---")
 }
 

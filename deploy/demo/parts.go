@@ -18,6 +18,7 @@ const (
 	kindGlobal       = "global"
 	kindControlPlane = "control-plane"
 	kindGateway      = "gateway"
+	kindEgress       = "egress"
 	kindService      = "service"
 )
 
@@ -39,7 +40,8 @@ func (d *Demo) parts() []part {
 	for _, z := range d.zones {
 		out = append(out,
 			part{z.name + "/" + kindControlPlane, kindControlPlane, z, "the control plane of " + z.name, []unit{z.plane}},
-			part{z.name + "/" + kindGateway, kindGateway, z, "the ingress gateway of " + z.name, []unit{z.ingress}})
+			part{z.name + "/" + kindGateway, kindGateway, z, "the ingress gateway of " + z.name, []unit{z.ingress}},
+			part{z.name + "/" + kindEgress, kindEgress, z, "the egress of " + z.name, []unit{z.egress}})
 		for _, s := range services {
 			p := part{name: z.name + "/" + s, kind: kindService, zone: z, what: fmt.Sprintf("both instances of %s in %s", s, z.name)}
 			for _, i := range z.service(s) {
@@ -98,7 +100,7 @@ func told(parts []part) string {
 	}
 	var out []string
 	for _, p := range parts {
-		switch all := 2 + len(services); {
+		switch all := 3 + len(services); {
 		case p.zone == nil || of[p.zone] < all:
 			out = append(out, p.what)
 		case p.kind == kindControlPlane: // the first part of a zone
@@ -187,7 +189,7 @@ func (d *Demo) heal(ctx context.Context, name string, tell func(string)) error {
 
 // restore writes anew what the demo declared at global, in case somebody tried what happens without it.
 func (d *Demo) restore(ctx context.Context, tell func(string)) error {
-	n, err := d.global.apply(ctx, declarations())
+	n, err := d.global.apply(ctx, d.declarations())
 	if n > 0 {
 		tell(fmt.Sprintf("Restored what the demo declared at global (%d of its resources had been changed or deleted).", n))
 	}

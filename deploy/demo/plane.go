@@ -136,7 +136,7 @@ func (d *Demo) newGlobal() (*plane, error) {
 func (d *Demo) startGlobal(ctx context.Context) error {
 	err := d.global.start(ctx)
 	if err == nil {
-		_, err = d.global.apply(ctx, declarations())
+		_, err = d.global.apply(ctx, d.declarations())
 	}
 	switch {
 	case err != nil && d.opts.PostgreSQL != "":

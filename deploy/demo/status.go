@@ -57,7 +57,7 @@ func (s Status) String() string {
 	}
 	fmt.Fprintf(&b, "%-15s%-15s%s\n", "global", of[kindGlobal], s.Global)
 	line(append([]string{""}, zoneNames...)...)
-	for _, what := range append([]string{kindControlPlane, kindGateway}, services...) {
+	for _, what := range append([]string{kindControlPlane, kindGateway, kindEgress}, services...) {
 		cells := []string{what}
 		for _, z := range zoneNames {
 			cells = append(cells, of[z+"/"+what].String())

@@ -25,6 +25,7 @@ Try in another terminal:
   %[4]s demo break east/catalog            # both instances stop: west answers, no request fails
   %[4]s demo status                        # what runs, and who answers
   %[4]s demo heal                          # everything is as it was, traffic comes home
+  curl http://%[10]s/rates            # stock asks outside of the mesh, through the egress
   %[4]s demo break global                  # traffic goes on: zones need global for changes only
   %[4]s demo break west --whole-zone --kill
 Look into it, with global as the control plane that you talk to:
@@ -36,7 +37,8 @@ Look into it, with global as the control plane that you talk to:
   %[4]s apply -f %[9]s --wait   # a canary: one in four calls goes to version 2 of catalog
 
 Ctrl-C or "%[4]s demo down" takes everything down. Logs are in %[8]s.
-`, time.Since(d.began).Round(100*time.Millisecond), d.opts.Rate, d.doorURL(), d.opts.Name, d.global.api, d.global.caFile(), d.global.tokenFile(), d.dir, d.canaryFile())
+`, time.Since(d.began).Round(100*time.Millisecond), d.opts.Rate, d.doorURL(), d.opts.Name, d.global.api, d.global.caFile(), d.global.tokenFile(), d.dir, d.canaryFile(),
+		d.zones[0].service(services[len(services)-1])[0].at(appPort))
 }
 
 // A step of the story is a sentence and what happens under load.
@@ -73,6 +75,11 @@ func (d *Demo) peace() []step {
 		},
 		{"every service sees the identity of its caller", d.untilSeen(east, east, east), false},
 		{"web may not ask stock directly: what nobody permits is refused", d.checkShortcut, false},
+		{"stock asks a service outside of the mesh, through the egress of its zone and over TLS; web may not", d.then(
+			d.untilOutside(services[2], http.StatusOK, d.zones...), d.untilOutside(services[0], http.StatusForbidden, d.zones...)), false},
+		{"the egress of east stops: nothing gets out there, and nothing goes another way", d.then(
+			d.run("break", "east/egress"), d.untilOutside(services[2], http.StatusServiceUnavailable, east), d.untilOutside(services[2], http.StatusOK, d.zones[1])), false},
+		{"it is healed: the way is open again", d.then(d.run("heal"), d.untilOutside(services[2], http.StatusOK, d.zones...)), false},
 		{"a second demo is refused", d.checkSecond, false},
 	}
 }

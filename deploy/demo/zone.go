@@ -13,13 +13,14 @@ import (
 	"github.com/causeway-mesh/causeway/api/client"
 )
 
-// A zone is one of the demo's zones: a control plane, an ingress, and all services.
+// A zone is one of the demo's zones: a control plane, an ingress, an egress, and all services.
 type zone struct {
 	d         *Demo
 	name      string
 	row       int // of its addresses
 	plane     *plane
 	ingress   *proxy
+	egress    *proxy
 	instances []*instance
 }
 
@@ -32,6 +33,7 @@ func (d *Demo) newZone(name string, row int) *zone {
 		"--probes-address", d.at(row, 1, probesPort), "--global-join-token-file", d.file(name+".join"), "--global-beat-every", "1s",
 		"--allow-local-addresses")
 	z.ingress = z.newProxy("ingress-1", 2)
+	z.egress = z.newProxy("egress-1", 3)
 	for s, service := range services {
 		for n := 1; n <= instancesEach; n++ {
 			z.instances = append(z.instances, z.newInstance(service, s, n))
@@ -66,12 +68,16 @@ func (z *zone) join(ctx context.Context) error {
 	if err := z.ingress.prepare(ctx, c, "ingress", z.ingressManifest()); err != nil {
 		return err
 	}
+	if err := z.egress.prepare(ctx, c, "egress", z.egressManifest()); err != nil {
+		return err
+	}
 	if _, err := z.plane.apply(ctx, z.declarations()); err != nil {
 		return err
 	}
 	z.d.done("zone "+z.name, "https://%s   ingress %s", z.plane.api, z.d.at(z.row, z.ingress.host, ingressPort))
 	start, startCtx := errgroup.WithContext(ctx)
 	start.Go(func() error { return z.ingress.start(startCtx) })
+	start.Go(func() error { return z.egress.start(startCtx) })
 	for _, i := range z.instances {
 		start.Go(func() error {
 			if err := i.serve(startCtx); err != nil {
