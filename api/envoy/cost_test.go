@@ -91,8 +91,10 @@ spec:
 			w.put(strings.Replace(serviceOf("raw"), "appProtocol: http", "appProtocol: tcp", 1))
 			w.view.SetStatus(resource.Key{Type: mesh.TypeMeshService, Mesh: "default", Name: "raw"}, view.Status{VIPs: []string{"241.0.9.10"}})
 		}, map[string]uint64{"cluster": classes, "assignment": 1, "outboundListener": classes, "blockListeners": classes}}, // idle timeouts differ by class
-		{"its connections are divided", func() { w.put(splitOf("raw", 9)) },
-			map[string]uint64{"split": classes, "outboundListener": 1, "blockListeners": classes}},
+		{
+			"its connections are divided", func() { w.put(splitOf("raw", 9)) },
+			map[string]uint64{"split": classes, "outboundListener": 1, "blockListeners": classes},
+		},
 		{"the weights are edited", func() { w.put(splitOf("raw", 8)) }, map[string]uint64{"split": classes}},
 	} {
 		w.costs(c.name, c.change, c.want)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -112,6 +113,57 @@ func TestIneffectiveHashes(t *testing.T) {
 		})
 		if strings.Join(got, "\n") != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+// What is said about a route adds to what is said about its service and hides nothing of it, for every policy that can speak of routes:
+// each holds a part of the configuration here, and the effective one is that of both said at once.
+func TestRoutesAddToServices(t *testing.T) {
+	parts := map[string][2]string{ // of the service, and of the route
+		"MeshTimeout": {`{http: {requestTimeout: 1s, streamIdleTimeout: 2s}}`, `{http: {requestTimeout: 3s}}`},
+		"MeshRetry":   {`{http: {numRetries: 1, perTryTimeout: 2s}}`, `{http: {numRetries: 3}}`},
+		"MeshLoadBalancingStrategy": {
+			`{loadBalancer: {type: Maglev}, hashPolicies: [{type: Header, header: {name: x-a}}]}`, `{hashPolicies: [{type: Header, header: {name: x-b}}]}`,
+		},
+		"MeshAccessLog": {`{backends: [{type: File, file: {path: /a}}]}`, `{backends: [{type: File, file: {path: /b}}]}`},
+	}
+	kinds := resource.NewKinds(policies.Kinds()...)
+	entry := func(p policy.Policy, target, conf string) []policy.Entry {
+		t.Helper()
+		name := p.Resource().Name
+		ds, err := kinds.DecodeYAML([]byte("type: "+name+"\nmesh: m\nname: n\nspec: {to: [{targetRef: "+target+", default: "+conf+"}]}"), true)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if ps := p.Resource().Validate(ds[0].Resource); len(ps) > 0 {
+			t.Fatalf("%s: %v", name, ps)
+		}
+		said, err := p.Parts(ds[0].Resource)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []policy.Entry{{Head: policy.HeadOf(p.Resource(), ds[0].Resource, said), Item: said.To[0]}}
+	}
+	for _, p := range policies.All {
+		kind := p.Resource()
+		if !slices.Contains(kind.Policy.ToKinds, policy.TargetHTTPRoute) {
+			continue
+		}
+		of, ok := parts[kind.Name]
+		if !ok {
+			t.Errorf("%s can speak of routes, and nobody knows what it says of them", kind.Name)
+			continue
+		}
+		service, route := entry(p, "{kind: MeshService, labels: {a: b}}", of[0]), entry(p, "{kind: MeshHTTPRoute, labels: {c: d}}", of[1])
+		target, governing := policy.Target{Kind: policy.TargetService, Labels: map[string]string{"a": "b"}}, &policy.RouteTarget{Labels: map[string]string{"c": "d"}}
+		effective := func(entries []policy.Entry) string {
+			return p.Effective(proxy.Outbound, "http", policy.ForDestination(entries, target, governing)).Conf
+		}
+		both := effective(slices.Concat(route, service)) // in any order
+		again := p.Effective(proxy.Outbound, "http", []policy.Sourced{service[0].Sourced(), route[0].Sourced()}).Conf
+		if both != again || both == effective(service) {
+			t.Errorf("%s: both say %s, the service %s, the route %s", kind.Name, both, effective(service), effective(route))
 		}
 	}
 }

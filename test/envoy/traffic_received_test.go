@@ -3,6 +3,7 @@ package envoy
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -216,5 +217,71 @@ func testFaults(t *testing.T, m *testmesh.Mesh) {
 		if resp := web.Send(t, asked); resp.Status != http.StatusOK {
 			t.Errorf("who is spared gets %s", resp)
 		}
+	})
+}
+
+// testAtEgress: what a rule says of a server name concerns the external service of that name only.
+//
+// Acceptance: U mrl zone_proxy: a limit for a server name, and another for one client of it
+// Acceptance: U mfi zone_proxy: a fault for a server name
+func testAtEgress(t *testing.T, m *testmesh.Mesh) {
+	m.Apply(t, identity)
+	a, b := testmesh.Outside(t, "a", mesh.HTTP, "", nil), testmesh.Outside(t, "b", mesh.HTTP, "", nil)
+	m.Apply(t, external("a", mesh.HTTP, 80, "", endpoint(a))+"\n---\n"+external("b", mesh.HTTP, 80, "", endpoint(b)))
+	m.Apply(t, permitAtEgress(m, "all", "allow web ", "allow batch "))
+	all := m.Workloads(t, testmesh.Workload{Name: "web-1"}, testmesh.Workload{Name: "batch-1"})
+	web, batch := all[0], all[1]
+	egress := m.Egress(t, testmesh.Workload{Name: "egress-1"})
+	for _, i := range all {
+		i.Reach(t, "a")
+		i.Reach(t, "b")
+	}
+	atEgress := func(typ string, entries ...string) string {
+		return strings.Replace(rules(typ, "one", "egress", entries...), "kuma.io/workload: egress", "kuma.io/listener-zoneegress: enabled", 1)
+	}
+	named := fmt.Sprintf("matches: [{sni: {type: Exact, value: %s}}]\n    default: ", sniOf(m, "a", 80))
+	spared := func(t *testing.T) {
+		t.Helper()
+		for range 4 {
+			if resp := web.Get(t, "b", "/"); resp.Status != http.StatusOK {
+				t.Errorf("another external service: %s", resp)
+			}
+		}
+	}
+	t.Run("rates", func(t *testing.T) {
+		rate := func(n int) string { return fmt.Sprintf("{local: {http: {requestRate: {num: %d, interval: 1h}}}}", n) }
+		m.Apply(t, atEgress("MeshRateLimit", named+rate(2)))
+		web.Expect(t, testmesh.Request{Service: "a"}, http.StatusTooManyRequests)
+		spared(t)
+		m.Apply(t, atEgress("MeshRateLimit", named+rate(1),
+			fmt.Sprintf("matches: [{spiffeID: {type: Exact, value: %q}, sni: {type: Exact, value: %s}}]\n    default: ", spiffe(m, "batch"), sniOf(m, "a", 80))+"{local: {http: {disabled: true}}}"))
+		batch.Expect(t, testmesh.Request{Service: "a"}, http.StatusOK)
+		web.Expect(t, testmesh.Request{Service: "a"}, http.StatusTooManyRequests)
+		if resp := batch.Get(t, "a", "/"); resp.Status != http.StatusOK {
+			t.Errorf("the client that is spared: %s", resp)
+		}
+		m.Delete(t, "MeshRateLimit", "one")
+		web.Expect(t, testmesh.Request{Service: "a"}, http.StatusOK)
+	})
+	t.Run("faults", func(t *testing.T) {
+		m.Apply(t, atEgress("MeshFaultInjection", named+"{http: [{abort: {httpStatus: 418, percentage: 100}}]}"))
+		web.Expect(t, testmesh.Request{Service: "a"}, http.StatusTeapot)
+		spared(t)
+		m.Delete(t, "MeshFaultInjection", "one")
+		web.Expect(t, testmesh.Request{Service: "a"}, http.StatusOK)
+	})
+	t.Run("checks", func(t *testing.T) {
+		m.Apply(t, toExternal("MeshHealthCheck", "checks", "a", "{interval: 100ms, noTrafficInterval: 100ms, unhealthyThreshold: 2, http: {path: "+testmesh.ProbePath+"}}"))
+		m.Until(t, "the egress asks the service itself", func() (any, bool) {
+			n := egress.Stat(t, `cluster\..*_a_80\.health_check\.success`)
+			return n, n > 0
+		})
+		a.SetWell(false)
+		web.Expect(t, testmesh.Request{Service: "a"}, http.StatusServiceUnavailable)
+		if n := web.Stat(t, `cluster\..*_a_80\.health_check\.attempt`); n != 0 {
+			t.Errorf("the client has asked %d times", n)
+		}
+		a.SetWell(true)
+		web.Expect(t, testmesh.Request{Service: "a"}, http.StatusOK)
 	})
 }

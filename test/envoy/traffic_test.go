@@ -38,6 +38,7 @@ func TestTraffic(t *testing.T) {
 		{name: "retries", run: testRetries},
 		{name: "rates", run: testRates, skip: []string{"MeshRetry"}},
 		{name: "faults", run: testFaults, skip: []string{"MeshRetry"}},
+		{name: "egress", run: testAtEgress, skip: []string{"MeshRetry"}},
 		{name: "splits", run: testSplits},
 		{name: "checks", run: testChecks, skip: []string{"MeshRetry"}},
 		{name: "calls", run: testCalls},
