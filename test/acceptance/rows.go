@@ -112,8 +112,8 @@ var Parts = []Part{
 	}},
 	{"Proxies of zones", []Row{
 		{Letters: "M", Suite: "meshproxy", Proves: "other zones are reached through an ingress, external services through an egress; both count it", Unproven: true},
-		{Letters: "U", Suite: "mrl zone_proxy", Proves: "a rate limit for a server name meets only the external service of that name", Unproven: true},
-		{Letters: "U", Suite: "mfi zone_proxy", Proves: "a fault for a server name meets only the external service of that name", Unproven: true},
+		{Letters: "U", Suite: "mrl zone_proxy", Proves: "a rate limit for a server name meets only the external service of that name"},
+		{Letters: "U", Suite: "mfi zone_proxy", Proves: "a fault for a server name meets only the external service of that name"},
 		{Letters: "K", Suite: "mt zone_proxy", Proves: "a timeout for a server name meets only the external service of that name", Unproven: true},
 	}},
 	{"Several zones, and what it runs on", []Row{
