@@ -166,7 +166,7 @@ func familiesOf(setting string) []family {
 		return []family{ipv4, ipv6}
 	}
 	// A host without IPv6 lists no address of it, not even ::1.
-	if text, err := os.ReadFile("/proc/net/if_inet6"); err != nil || len(bytes.TrimSpace(text)) == 0 {
+	if text, err := os.ReadFile("/proc/thread-self/net/if_inet6"); err != nil || len(bytes.TrimSpace(text)) == 0 {
 		return []family{ipv4}
 	}
 	return []family{ipv4, ipv6}

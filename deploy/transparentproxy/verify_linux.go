@@ -168,8 +168,11 @@ func (p parsed) verifyLookup(ctx context.Context, f family, user uint32, to neti
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(verifyTimeout))
 	n, err := conn.Read(buf)
+	if err != nil {
+		return notArrived(to, p.dnsPort, err)
+	}
 	var m dns.Msg
-	if err != nil || m.Unpack(buf[:n]) != nil {
+	if err := m.Unpack(buf[:n]); err != nil {
 		return notArrived(to, p.dnsPort, err)
 	}
 	if m.Rcode != dns.RcodeServerFailure && !m.Authoritative {

@@ -18,14 +18,16 @@ type Network struct {
 	home    *namespace // of the router, where the test runs
 	subnets map[byte]bool
 	hosts   int
+	ipv6    bool
 }
 
-// A Host is a network namespace with one address.
+// A Host is a network namespace with one address, and one of IPv6 where the kernel has it.
 type Host struct {
 	net   *Network
 	space *namespace
 	plug  string // the router's end of the cable
 	ip    string
+	ip6   string
 }
 
 // ip runs the program of that name on the router.
@@ -36,7 +38,8 @@ func (n *Network) ip(t testing.TB, line string) {
 	}
 }
 
-func subnetOf(subnet byte) string { return fmt.Sprintf("10.77.%d", subnet) }
+func subnetOf(subnet byte) string  { return fmt.Sprintf("10.77.%d", subnet) }
+func subnet6Of(subnet byte) string { return fmt.Sprintf("fd77:0:0:%x", subnet) }
 
 // Host adds a host to a subnet; its number is the end of its address, from 2.
 func (n *Network) Host(t testing.TB, subnet, number byte) *Host {
@@ -45,6 +48,9 @@ func (n *Network) Host(t testing.TB, subnet, number byte) *Host {
 	if !n.subnets[subnet] {
 		n.ip(t, "link add "+bridge+" type bridge")
 		n.ip(t, fmt.Sprintf("addr add %s.1/24 dev %s", subnetOf(subnet), bridge))
+		if n.ipv6 {
+			n.ip(t, fmt.Sprintf("addr add %s::1/64 dev %s nodad", subnet6Of(subnet), bridge))
+		}
 		n.ip(t, "link set "+bridge+" up")
 		n.subnets[subnet] = true
 	}
@@ -57,7 +63,12 @@ func (n *Network) Host(t testing.TB, subnet, number byte) *Host {
 	n.t.Cleanup(h.space.close)
 	n.ip(t, fmt.Sprintf("link add %s type veth peer name eth0 netns %s", h.plug, h.space.path()))
 	n.ip(t, fmt.Sprintf("link set %s master %s up", h.plug, bridge))
-	for _, line := range []string{"link set lo up", "addr add " + h.ip + "/24 dev eth0", "link set eth0 up", fmt.Sprintf("route add default via %s.1", subnetOf(subnet))} {
+	lines := []string{"link set lo up", "addr add " + h.ip + "/24 dev eth0", "link set eth0 up", fmt.Sprintf("route add default via %s.1", subnetOf(subnet))}
+	if n.ipv6 {
+		h.ip6 = fmt.Sprintf("%s::%x", subnet6Of(subnet), number)
+		lines = append(lines, "addr add "+h.ip6+"/64 dev eth0 nodad", fmt.Sprintf("-6 route add default via %s::1", subnet6Of(subnet)))
+	}
+	for _, line := range lines {
 		cmd := exec.Command("ip", strings.Fields(line)...)
 		var out strings.Builder
 		cmd.Stdout, cmd.Stderr = &out, &out
@@ -74,6 +85,12 @@ func (n *Network) Host(t testing.TB, subnet, number byte) *Host {
 
 // IP is the address of the host.
 func (h *Host) IP() string { return h.ip }
+
+// IP6 is the IPv6 address of the host, empty where the kernel has no IPv6.
+func (h *Host) IP6() string { return h.ip6 }
+
+// Do calls a function whose sockets and processes belong to the host, as long as it stays in one goroutine.
+func (h *Host) Do(f func() error) error { return h.space.do(f) }
 
 // Start starts a process on the host, which dies with the test.
 func (h *Host) Start(cmd *exec.Cmd) error {

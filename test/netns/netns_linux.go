@@ -73,9 +73,16 @@ func enter(t *testing.T) *Network {
 	}
 	t.Cleanup(home.close)
 	n := &Network{t: t, home: home, subnets: map[byte]bool{}}
+	_, err = os.Stat("/proc/sys/net/ipv6")
+	n.ipv6 = err == nil
 	n.ip(t, "link set lo up")
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644); err != nil {
 		t.Fatalf("let the router forward: %v", err)
+	}
+	if n.ipv6 {
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0o644); err != nil {
+			t.Fatalf("let the router forward: %v", err)
+		}
 	}
 	return n
 }

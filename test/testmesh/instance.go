@@ -1,6 +1,7 @@
 package testmesh
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,6 +53,12 @@ type Workload struct {
 	Apart bool
 	// Place is the host where the workload runs, apart. Default this host.
 	Place Place
+	// Transparent says how the traffic of the host is redirected to the proxy. Default not at all.
+	Transparent *mesh.TransparentProxying
+	// Bind is the address on which the server listens. Default that of the workload.
+	Bind string
+	// Inbound lists further inbounds; a service port of 0 is that of the server.
+	Inbound []mesh.Inbound
 
 	// Egress makes the proxy an egress of the zone as well.
 	Egress bool
@@ -174,7 +181,7 @@ func (m *Mesh) instance(t testing.TB, w Workload) *Instance {
 	}
 	i.http = i.newClient(64)
 	if !w.bare {
-		i.App = startApp(t, w.Name, w.Protocol, i.Place, i.Host)
+		i.App = startApp(t, w.Name, w.Protocol, i.Place, cmp.Or(w.Bind, i.Host))
 	}
 	t.Cleanup(i.http.CloseIdleConnections)
 	i.cfg = i.settings(t)
@@ -226,7 +233,7 @@ func (i *Instance) dataplane(t testing.TB) []byte {
 	if i.Service != "-" {
 		labels[resource.LabelWorkload] = i.Service
 	}
-	networking := mesh.Networking{Address: i.Host, OutboundBlock: i.Block, Outbound: i.Outbound}
+	networking := mesh.Networking{Address: i.Host, OutboundBlock: i.Block, Outbound: i.Outbound, TransparentProxying: i.Transparent}
 	if i.ingress {
 		networking.Listeners = append(networking.Listeners, mesh.Listener{Type: mesh.ZoneIngress, Address: i.Host, Port: i.mesh.Port})
 	}
@@ -237,6 +244,12 @@ func (i *Instance) dataplane(t testing.TB) []byte {
 		networking.Inbound = []mesh.Inbound{{
 			Port: i.mesh.Port, ServicePort: uint32(i.App.Port()), Name: "main", Protocol: i.Protocol, ServiceProbe: i.Probe,
 		}}
+		for _, in := range i.Inbound {
+			if in.ServicePort == 0 {
+				in.ServicePort = uint32(i.App.Port())
+			}
+			networking.Inbound = append(networking.Inbound, in)
+		}
 	}
 	out, err := yaml.Marshal(map[string]any{
 		"type": mesh.TypeDataplane, "mesh": i.mesh.Name, "name": i.Name, "labels": labels, "networking": networking,
