@@ -12,6 +12,7 @@ func (p *program) runDataplaneCommand() *cobra.Command {
 	defaults := agent.Default()
 	f := facts()
 	defaults.Version, defaults.Commit, defaults.LookupEnv = f.Version, f.Commit, os.LookupEnv
+	defaults.Environ, defaults.Stdout = os.Environ(), os.Stdout
 	return roleCommand(p, role[agent.Config]{
 		use: "dataplane", short: "Run the proxy of a workload: its agent and its Envoy",
 		long: `dataplane runs beside a workload: it enrols with the zone, keeps the workload's key, runs Envoy and drains it on SIGTERM.

@@ -1581,7 +1581,10 @@ type Welcome struct {
 	Addresses []string `protobuf:"bytes,7,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	ClockMs   int64    `protobuf:"varint,8,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
 	// What the zone does beyond the first version of this protocol; the agent does without the rest.
-	Features      []string `protobuf:"bytes,9,rep,name=features,proto3" json:"features,omitempty"`
+	Features []string `protobuf:"bytes,9,rep,name=features,proto3" json:"features,omitempty"`
+	// The workload that the proxy belongs to, and its address, for access logs and traces.
+	Workload      string `protobuf:"bytes,10,opt,name=workload,proto3" json:"workload,omitempty"`
+	Address       string `protobuf:"bytes,11,opt,name=address,proto3" json:"address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1677,6 +1680,20 @@ func (x *Welcome) GetFeatures() []string {
 		return x.Features
 	}
 	return nil
+}
+
+func (x *Welcome) GetWorkload() string {
+	if x != nil {
+		return x.Workload
+	}
+	return ""
+}
+
+func (x *Welcome) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
 }
 
 // Names is what the agent's DNS answers for the mesh, or what changes of it. Agents that get the same get the same bytes.
@@ -3161,7 +3178,7 @@ const file_agent_proto_rawDesc = "" +
 	"\ametrics\x18\n" +
 	" \x01(\v2\x1a.causeway.agent.v1.MetricsH\x00R\ametrics\x12@\n" +
 	"\bexternal\x18\x0f \x01(\v2\".causeway.agent.v1.ExternalSecretsH\x00R\bexternalB\t\n" +
-	"\amessageJ\x04\b\v\x10\x0f\"\xa0\x02\n" +
+	"\amessageJ\x04\b\v\x10\x0f\"\xd6\x02\n" +
 	"\aWelcome\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\tR\x04zone\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x12\n" +
@@ -3171,7 +3188,10 @@ const file_agent_proto_rawDesc = "" +
 	"\x05offer\x18\x06 \x01(\v2 .causeway.agent.v1.IdentityOfferR\x05offer\x12\x1c\n" +
 	"\taddresses\x18\a \x03(\tR\taddresses\x12\x19\n" +
 	"\bclock_ms\x18\b \x01(\x03R\aclockMs\x12\x1a\n" +
-	"\bfeatures\x18\t \x03(\tR\bfeatures\"\xb6\x01\n" +
+	"\bfeatures\x18\t \x03(\tR\bfeatures\x12\x1a\n" +
+	"\bworkload\x18\n" +
+	" \x01(\tR\bworkload\x12\x18\n" +
+	"\aaddress\x18\v \x01(\tR\aaddress\"\xb6\x01\n" +
 	"\x05Names\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x127\n" +

@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/dataplane/dns"
 	"github.com/causeway-mesh/causeway/dataplane/envoy"
 	"github.com/causeway-mesh/causeway/dataplane/load"
@@ -31,6 +32,7 @@ import (
 	"github.com/causeway-mesh/causeway/dataplane/probe"
 	"github.com/causeway-mesh/causeway/dataplane/relay"
 	"github.com/causeway-mesh/causeway/dataplane/sds"
+	"github.com/causeway-mesh/causeway/dataplane/telemetry"
 )
 
 // agent is one running agent.
@@ -51,6 +53,7 @@ type agent struct {
 	secrets    *sds.Server
 	load       *load.Server
 	metrics    *metrics.Server
+	telemetry  *telemetry.Forwarder
 	relay      *relay.Server
 	link       *link
 	supervisor *supervisor
@@ -124,7 +127,7 @@ func (a *agent) findEnvoy(ctx context.Context) (err error) {
 	return err
 }
 
-func (a *agent) agentSocket() string { return filepath.Join(a.dir, "agent.sock") }
+func (a *agent) agentSocket() string { return filepath.Join(a.dir, mesh.AgentSocket) }
 func (a *agent) adminSocket() string { return filepath.Join(a.dir, "admin.sock") }
 
 // outboundBlock is where outbounds are bound, empty with transparent proxying.
@@ -163,6 +166,8 @@ func (a *agent) run(ctx context.Context) error {
 	a.relay = relay.New(a.link.upstream, a.log)
 	a.secrets.Register(work, a.relay)
 	a.measure(work)
+	a.telemetry = telemetry.New(collectorVariables(a.cfg.Environ), a.log)
+	a.telemetry.Register(a.relay)
 	proxyContext, stopProxy := context.WithCancel(work)
 	defer stopProxy()
 	proxyStopped := make(chan struct{})
@@ -171,6 +176,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.secrets.Run(work) })
 	g.Go(func() error { return a.prober.Run(work) })
 	g.Go(func() error { return a.metrics.Run(work) })
+	g.Go(func() error { return a.telemetry.Run(work) })
 	g.Go(func() error { return a.link.run(work) })
 	g.Go(func() error {
 		defer close(proxyStopped)

@@ -37,6 +37,10 @@ type Config struct {
 	// Version and Commit of this program, for people.
 	Version string `json:"-"`
 	Commit  string `json:"-"`
+	// Environ is the environment, as os.Environ has it: OTEL_* variables are for collectors, and Envoy gets all but what may be secret.
+	Environ []string `json:"-"`
+	// Stdout is where access logs to /dev/stdout go; nil throws them away.
+	Stdout *os.File `json:"-"`
 	// Launch starts Envoy; nil runs the real one as a child process.
 	Launch Launcher `json:"-"`
 }

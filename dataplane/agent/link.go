@@ -56,6 +56,7 @@ type link struct {
 	mu        sync.Mutex
 	addresses []string
 	zoneName  string
+	welcomed  *agentapi.Welcome
 	waiting   string // what Envoy's start waits for, for people
 	conn      *grpc.ClientConn
 	connected chan struct{} // closed while there is a session, replaced when it ends
@@ -173,6 +174,13 @@ func (l *link) zone() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.zoneName
+}
+
+// about is what the zone last said about this proxy.
+func (l *link) about() *agentapi.Welcome {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.welcomed
 }
 
 func (l *link) wait(what string) {
@@ -323,7 +331,7 @@ func (l *link) welcome(ctx context.Context, in <-chan received, conn *grpc.Clien
 			return errors.New("the zone did not begin with a welcome")
 		}
 		l.mu.Lock()
-		l.zoneName = w.GetZone()
+		l.zoneName, l.welcomed = w.GetZone(), w
 		l.mu.Unlock()
 		l.learn(w.GetAddresses())
 		l.a.prober.Set(targets(w.GetProbes()))

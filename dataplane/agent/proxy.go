@@ -184,7 +184,7 @@ func envoyVersion(ctx context.Context, binary string) (version, build string, er
 // envoyConfig is how Envoy is started.
 func (a *agent) envoyConfig() (envoy.Config, error) {
 	text, err := bootstrap.Render(bootstrap.Params{
-		Mesh: a.self.mesh, Name: a.self.name, Zone: a.link.zone(),
+		Mesh: a.self.mesh, Name: a.self.name, Zone: a.link.zone(), Workload: a.link.about().GetWorkload(),
 		Agent: a.agentSocket(), Admin: a.adminSocket(), MaxHeap: a.cfg.Envoy.MaxHeapBytes,
 		LoadReports: a.cfg.LoadInterval > 0,
 		Metadata:    map[string]string{"causeway.agent.version": a.cfg.Version},
@@ -195,5 +195,6 @@ func (a *agent) envoyConfig() (envoy.Config, error) {
 	return envoy.Config{
 		Binary: a.binary, Bootstrap: text, Dir: a.dir, LogLevel: a.cfg.Envoy.LogLevel, Concurrency: a.cfg.Envoy.Concurrency,
 		DrainTime: a.cfg.DrainTime, Args: bootstrap.Args(), Log: a.log.With("process", "envoy"),
+		Env: a.environment(), Stdout: a.cfg.Stdout,
 	}, nil
 }

@@ -5,6 +5,7 @@ package bootstrap
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -43,6 +44,8 @@ type Params struct {
 	Mesh string
 	Name string
 	Zone string
+	// Workload that the proxy belongs to. Collectors of spans know it by this name; without one, by that of its mesh.
+	Workload string
 	// Agent is the Unix socket of the agent, where ADS and SDS are served.
 	Agent string
 	// Admin is the Unix socket that Envoy makes for its administration, readable by its own user alone.
@@ -131,7 +134,7 @@ func (p Params) node() (*corev3.Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("node metadata: %w", err)
 	}
-	n := &corev3.Node{Id: p.Mesh + "." + p.Name, Cluster: p.Mesh, Metadata: meta}
+	n := &corev3.Node{Id: p.Mesh + "." + p.Name, Cluster: cmp.Or(p.Workload, p.Mesh), Metadata: meta}
 	if p.Zone != "" {
 		n.Locality = &corev3.Locality{Zone: p.Zone}
 	}

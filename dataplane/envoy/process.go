@@ -34,6 +34,8 @@ type Config struct {
 	StopTimeout time.Duration // how long Stop waits before it kills; zero means ten seconds
 	Args        []string      // further command line arguments
 	Log         *slog.Logger  // where Envoy's own log goes
+	Env         []string      // Envoy's environment; nil means that of this process
+	Stdout      *os.File      // where access logs to /dev/stdout go; nil throws them away
 }
 
 // Process is one running Envoy.
@@ -66,7 +68,11 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 	if err := os.WriteFile(bootstrap, c.Bootstrap, 0o600); err != nil {
 		return nil, fmt.Errorf("write the Envoy bootstrap: %w", err)
 	}
-	cmd := exec.Command(c.Binary, c.args(bootstrap)...)
+	// Envoy runs in its directory, so that configuration can name sockets in it without knowing where it is.
+	cmd, err := c.command(bootstrap)
+	if err != nil {
+		return nil, fmt.Errorf("start envoy: %w", err)
+	}
 	cmd.SysProcAttr = childAttributes()
 	cmd.ExtraFiles = []*os.File{lock}
 	stderr, err := cmd.StderrPipe()
@@ -83,6 +89,22 @@ func Start(ctx context.Context, c Config) (*Process, error) {
 		return nil, fmt.Errorf("start envoy: %w", err)
 	}
 	return p, nil
+}
+
+func (c Config) command(bootstrap string) (*exec.Cmd, error) {
+	binary, err := filepath.Abs(c.Binary)
+	if err != nil {
+		return nil, err
+	}
+	if bootstrap, err = filepath.Abs(bootstrap); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(binary, c.args(bootstrap)...)
+	cmd.Dir, cmd.Env = c.Dir, c.Env
+	if c.Stdout != nil {
+		cmd.Stdout = c.Stdout
+	}
+	return cmd, nil
 }
 
 func (c Config) args(bootstrap string) []string {

@@ -394,7 +394,9 @@ func (s *Service) close(ss *session, err error) {
 func (ss *session) welcome() []*agentapi.ZoneMessage {
 	ss.refreshOffer()
 	ss.probes = ss.currentProbes()
+	workload, address := ss.about()
 	out := []*agentapi.ZoneMessage{{Message: &agentapi.ZoneMessage_Welcome{Welcome: &agentapi.Welcome{
+		Workload: workload, Address: address,
 		Zone: ss.s.cfg.Zone, Instance: ss.s.cfg.Instance, Mesh: ss.key.Mesh, Name: ss.key.Name,
 		Probes: ss.probes, Offer: ss.offer, Addresses: ss.s.cfg.Addresses, ClockMs: ss.s.cfg.Now().UnixMilli(),
 		Features: ss.s.features(),
@@ -407,6 +409,16 @@ func (ss *session) welcome() []*agentapi.ZoneMessage {
 	}
 	out = append(out, ss.refreshTrust(ss.hello.GetTrustVersion())...)
 	return append(out, ss.refreshExternal()...)
+}
+
+// about is what access logs and traces tell of the proxy.
+func (ss *session) about() (workload, address string) {
+	r, _ := ss.s.cfg.Catalog.Snapshot().Get(ss.key)
+	dp, ok := r.Spec.(*mesh.Dataplane)
+	if !ok {
+		return "", ""
+	}
+	return r.Label(resource.LabelWorkload), dp.Networking.Address
 }
 
 // news is what changed since the agent was last told.
