@@ -92,6 +92,7 @@ type captureKey struct {
 	Closed bool
 	// TCP is what policies say of the connections, Passthrough what they make of the listener.
 	TCP, Passthrough confs
+	Logs             logging
 }
 
 func (k captureKey) name() string {
@@ -101,10 +102,12 @@ func (k captureKey) name() string {
 // captureOutbound adds where connections arrive that the workloads of a class make to destinations the mesh does not know.
 func (c *Compiler) captureOutbound(r *memo.Reader, cl Class, out *collector) {
 	effective := c.effectiveFor(r, cl, view.Destination{}, resource.KRI{})
+	out.addAll(c.additions.Get(r, additionKey{cl.self(), c.ownConfs(policy.HookResources, effective)}))
 	for _, f := range cl.Capture.families() {
 		out.addAll(c.captures.Get(r, captureKey{
 			Direction: proxy.Outbound, Family: f, Port: cl.Capture.Outbound,
 			TCP: c.confsFor(policy.HookTCP, effective), Passthrough: c.confsFor(policy.HookPassthrough, effective),
+			Logs: loggingOf(c.confsFor(policy.HookLogs, effective)),
 		}))
 	}
 }
@@ -172,7 +175,7 @@ func boundTo(source string) *corev3.BindConfig {
 func (c *Compiler) buildCaptureListener(k captureKey) built {
 	name := k.name()
 	l := proxy.Listener{Direction: k.Direction, Name: name, Protocol: mesh.TCP, Passthrough: true}
-	return c.buildFragment(Listener, name, joinConfs(k.TCP, k.Passthrough), listenerRefs, func(cs []conf) (proto.Message, error) {
+	return c.buildFragment(Listener, name, joinConfs(k.TCP, k.Passthrough, k.Logs.confs()), listenerRefs, func(cs []conf) (proto.Message, error) {
 		cluster := name
 		if k.Closed {
 			cluster = noDestination
@@ -195,7 +198,10 @@ func (c *Compiler) buildCaptureListener(k captureKey) built {
 				b.Passthrough(l, m)
 			}
 		})
-		return m, err
+		if err != nil {
+			return nil, err
+		}
+		return m, c.addLogs(m, k.Logs, cs, l)
 	})
 }
 
@@ -212,6 +218,9 @@ func listenerRefs(m proto.Message) []Ref {
 			seen[ref] = true
 			out = append(out, ref)
 		}
+	}
+	for _, ref := range collectorRefs(l) {
+		add(ref.Type, ref.Name)
 	}
 	for _, chain := range chainsOf(l) {
 		for _, f := range chain.Filters {

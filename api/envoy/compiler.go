@@ -206,7 +206,7 @@ func (c *Compiler) classOf(r *memo.Reader, k resource.Key) Class {
 	selected := c.view.Selected(r, k)
 	if onlyListens(dp) {
 		return Class{
-			Mesh: k.Mesh, Proxy: encodeSets(selected, proxySet), Ingress: ingress, Reachable: view.EncodeReachable(&mesh.ReachableBackends{}),
+			Mesh: k.Mesh, Proxy: encodeSets(selected, proxySet), Ingress: ingress, Labels: c.labelsFor(r, res.Meta, selected), Reachable: view.EncodeReachable(&mesh.ReachableBackends{}),
 			Envoy: c.patchingOf(r, k, selected).Envoy,
 		}
 	}
@@ -236,14 +236,19 @@ func onlyListens(dp *mesh.Dataplane) bool {
 // labelsFor picks the labels of a proxy that the policies that reach it ask for.
 func (c *Compiler) labelsFor(r *memo.Reader, dp resource.Meta, selected []view.Selected) string {
 	out := map[string]string{}
-	for _, s := range selected {
-		if s.Outbound == "" {
-			continue
-		}
-		for _, label := range c.view.ClientLabels(r, s.Type, dp.Mesh, s.Outbound) {
+	pick := func(labels []string) {
+		for _, label := range labels {
 			if v, ok := dp.Labels[label]; ok {
 				out[label] = v
 			}
+		}
+	}
+	for _, s := range selected {
+		if s.Outbound != "" {
+			pick(c.view.ClientLabels(r, s.Type, dp.Mesh, s.Outbound))
+		}
+		if s.Proxy != "" {
+			pick(c.view.ProxyLabels(r, s.Type, dp.Mesh, s.Proxy))
 		}
 	}
 	if len(out) == 0 {
@@ -297,7 +302,7 @@ func (p piece) whole() built {
 }
 
 func (c *collector) add(b built) {
-	if b.problem != nil {
+	if b.problem != nil && !slices.ContainsFunc(c.problems, func(p Problem) bool { return p.Ref == b.problem.Ref && p.Text == b.problem.Text }) {
 		c.problems = append(c.problems, *b.problem)
 	}
 	if b.frag == nil {

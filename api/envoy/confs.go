@@ -240,6 +240,10 @@ func (c *Compiler) buildAdditions(_ *memo.Reader, k additionKey) []built {
 			out = append(out, built{problem: &Problem{Text: err.Error(), Policies: co.Policies}})
 		}
 		for _, a := range added {
+			if a.Problem != "" {
+				out = append(out, built{problem: &Problem{Text: a.Problem, Policies: co.Policies}})
+				continue
+			}
 			out = append(out, addition(a, co.Policies))
 		}
 	}

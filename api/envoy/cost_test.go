@@ -17,7 +17,7 @@ import (
 // fragments are the computations that make Envoy resources; the rest finds out which are needed.
 var fragments = []string{
 	"cluster", "assignment", "route", "outboundListener", "blockListeners", "inboundListener", "inboundRoute", "workload", "extension", "split",
-	"ingressCluster", "ingressAssignment", "healthResponder", "capture", "egressService", "egressChain", "egressCluster",
+	"ingressCluster", "ingressAssignment", "healthResponder", "capture", "egressService", "egressChain", "egressCluster", "addition",
 }
 
 // TestCostFollowsTheChange counts the fragments that each kind of change recomputes, in a mesh of 40 services and 60 proxies of
@@ -121,6 +121,42 @@ func splitOf(service string, weight int) string {
 		"  to:\n  - targetRef: {kind: MeshService, labels: {kuma.io/display-name: %s}}\n    rules: [{default: {backendRefs: ["+
 		"{kind: MeshService, labels: {kuma.io/display-name: %s}, port: 8080, weight: %d}, {kind: MeshService, labels: {kuma.io/display-name: svc-9}, port: 8080, weight: 1}]}}]",
 		service, service, weight)
+}
+
+// TestCostOfTelemetry counts the same for logs and traces. What is edited of a collector costs its cluster, once for all proxies, and no listener.
+func TestCostOfTelemetry(t *testing.T) {
+	const services, proxies, classes = 20, 40, 2
+	w := newMesh(t, services, proxies)
+	collector := func(address string) {
+		w.put("type: MeshOpenTelemetryBackend\nmesh: default\nname: main\nlabels: {kuma.io/display-name: main}\nspec: {endpoint: {address: " + address + "}}")
+	}
+	ref := "openTelemetry: {backendRef: {kind: MeshOpenTelemetryBackend, labels: {kuma.io/display-name: main}}}"
+	logs := func(name, to, backend string) {
+		w.put(fmt.Sprintf("type: MeshAccessLog\nmesh: default\nname: %s\nspec:\n  to: [{targetRef: %s, default: {backends: [%s]}}]", name, to, backend))
+	}
+	const one = "{kind: MeshService, labels: {kuma.io/display-name: svc-5}}"
+	collector("10.0.0.1")
+	for _, c := range []struct {
+		name   string
+		change func()
+		want   map[string]uint64
+	}{
+		{"logs of one service", func() { logs("one", one, "{type: Tcp, tcp: {address: '10.0.0.1:5000'}}") },
+			map[string]uint64{"outboundListener": 1, "blockListeners": classes, "addition": 1}},
+		{"its collector moves", func() { logs("one", one, "{type: Tcp, tcp: {address: '10.0.0.2:5000'}}") }, map[string]uint64{"addition": 1}},
+		{"it is sent to another collector", func() { logs("one", one, "{type: OpenTelemetry, "+ref+"}") },
+			map[string]uint64{"outboundListener": 1, "blockListeners": classes, "addition": 1}},
+		{"this moves, too", func() { collector("10.0.0.2") }, map[string]uint64{"addition": 1}},
+		{"traces of the mesh", func() {
+			w.put("type: MeshTrace\nmesh: default\nname: all\nspec: {default: {backends: [{type: OpenTelemetry, " + ref + "}]}}")
+		}, map[string]uint64{"outboundListener": services, "inboundListener": 1, "blockListeners": classes, "addition": 1}},
+		{"their collector moves", func() { collector("10.0.0.3") }, map[string]uint64{"addition": 2}},
+		{"another collector", func() {
+			w.put("type: MeshOpenTelemetryBackend\nmesh: default\nname: other\nlabels: {kuma.io/display-name: other}\nspec: {endpoint: {address: x}}")
+		}, nil},
+	} {
+		w.costs(c.name, c.change, c.want)
+	}
 }
 
 // costs checks which fragments a change recomputes.

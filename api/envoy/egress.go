@@ -23,7 +23,9 @@ type egressKey struct {
 	Mesh, Listener string
 	// To, Rules and Proxy are the policies that concern what goes on, what comes in and the whole proxy, as canonical JSON of type and set.
 	To, Rules, Proxy string
-	Self             proxy.Self
+	// Labels holds the labels of the proxies that their policies ask for, as canonical JSON.
+	Labels string
+	Self   proxy.Self
 }
 
 // An egressServiceKey is one external service at alike egresses.
@@ -40,6 +42,8 @@ type egressChainKey struct {
 	TLS     confs
 	HTTP    confs
 	TCP     confs
+	Logs    logging
+	Labels  string
 	Filters string // as of an inbound
 	Places  string // as of an inbound
 }
@@ -77,7 +81,7 @@ func (c *Compiler) egress(r *memo.Reader, dp resource.Key, self proxy.Self, i in
 		return
 	}
 	half := c.egresses.Get(r, egressKey{
-		Mesh: dp.Mesh, Listener: name, Self: self, To: encodeSets(selected, outboundSet), Proxy: encodeSets(selected, proxySet),
+		Mesh: dp.Mesh, Listener: name, Self: self, Labels: c.class.Get(r, dp).Labels, To: encodeSets(selected, outboundSet), Proxy: encodeSets(selected, proxySet),
 		Rules: encodeSets(selected, func(s view.Selected) view.Set { return s.Listeners[i].Policies }),
 	})
 	for _, f := range half.frags {
@@ -146,6 +150,7 @@ func (c *Compiler) buildEgressService(r *memo.Reader, k egressServiceKey) egress
 	}
 
 	key := egressChainKey{Name: name, To: d.Destination, SNI: sni, TLS: c.confFor(tls.Policy.Resource().Name, everyone)}
+	key.Logs = loggingOf(c.confsFor(policy.HookLogs, everyone))
 	ek := extensionKey{Listener: name, Protocol: d.Protocol, MTLS: true, Network: c.confsFor(policy.HookNetworkFilters, everyone), To: d.Destination, SNI: sni}
 	if d.Protocol.IsHTTP() {
 		ek.HTTP = c.confsFor(policy.HookHTTPFilters, everyone)
@@ -159,6 +164,7 @@ func (c *Compiler) buildEgressService(r *memo.Reader, k egressServiceKey) egress
 	} else {
 		key.TCP = c.confsFor(policy.HookTCP, everyone)
 	}
+	key.Labels = c.clientLabels(joinConfs(key.HTTP, key.TCP), k.Egress.Labels)
 	ext := c.extensions.Get(r, ek)
 	key.Filters = encode(ext.refs)
 	for _, f := range ext.frags {
@@ -216,7 +222,7 @@ func (c *Compiler) buildEgressChain(_ *memo.Reader, k egressChainKey) *halfListe
 	decode(k.Filters, &filters)
 	var places []string
 	decode(k.Places, &places)
-	return c.half(k.Name, joinConfs(k.TLS, k.HTTP, k.TCP), func(cs []conf) (*listenerv3.Listener, []Ref, error) {
+	return c.half(k.Name, joinConfs(k.TLS, k.HTTP, k.TCP, k.Logs.confs()), func(cs []conf) (*listenerv3.Listener, []Ref, error) {
 		refs := []Ref{{Cluster, k.Name}}
 		if k.To.Protocol.IsHTTP() {
 			refs = append(refs, Ref{Route, k.Name})
@@ -227,6 +233,7 @@ func (c *Compiler) buildEgressChain(_ *memo.Reader, k egressChainKey) *halfListe
 			}
 		}
 		l := proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: k.To.Protocol, Destination: k.To, MTLS: true, SNI: k.SNI}
+		decode(k.Labels, &l.Labels)
 		chain, err := c.chain(l, cs, filters, places)
 		if err != nil {
 			return nil, nil, err
@@ -234,7 +241,11 @@ func (c *Compiler) buildEgressChain(_ *memo.Reader, k egressChainKey) *halfListe
 		chain.Name = k.Name
 		chain.FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "tls", ServerNames: []string{k.SNI}}
 		chain.TransportSocket, err = downstreamTLS(tlsSettings(cs).Parameters(), k.To.Protocol.IsHTTP())
-		return &listenerv3.Listener{FilterChains: []*listenerv3.FilterChain{chain}}, refs, err
+		if err != nil {
+			return nil, nil, err
+		}
+		m := &listenerv3.Listener{FilterChains: []*listenerv3.FilterChain{chain}}
+		return m, refs, c.addLogs(m, k.Logs, cs, l)
 	})
 }
 

@@ -38,6 +38,9 @@ type inboundKey struct {
 	Filters   string // what policies such as MeshTrafficPermission add to chains of mesh TLS, as canonical JSON of filterRefs
 	Plain     string // the same of plaintext chains
 	Places    string // filters that depend on the client, as canonical JSON of their names
+	Logs      logging
+	// Labels holds the labels of the proxies that their policies ask for, as canonical JSON.
+	Labels string
 }
 
 type inboundRouteKey struct {
@@ -113,14 +116,16 @@ func (c *Compiler) compileOwn(r *memo.Reader, k resource.Key) Compiled {
 	}
 	var out collector
 	self := proxy.Self{Identity: c.view.IdentityOf(r, k).SPIFFEID != "", Transparent: dp.Transparent()}
-	selected := c.view.Selected(r, k)
+	selected, labels := c.view.Selected(r, k), c.class.Get(r, k).Labels
 	for i, in := range dp.ExposedInbounds() {
-		c.inbound(r, dp, in, self, c.received(r, k.Mesh, i, in.ProtocolOrTCP(), selected), &out)
+		c.inbound(r, dp, in, self, labels, c.received(r, k.Mesh, i, in.ProtocolOrTCP(), selected), &out)
 	}
 	for i, l := range dp.Networking.Listeners {
 		switch l.Type {
 		case mesh.ZoneIngress:
-			out.add(c.ingressListener(k.Mesh, l))
+			everyone := c.receivedByListener(r, k.Mesh, i, selected)
+			out.add(c.ingressListener(k.Mesh, l, loggingOf(c.confsFor(policy.HookLogs, everyone))))
+			out.addAll(c.additions.Get(r, additionKey{self, c.ownConfs(policy.HookResources, everyone)}))
 		case mesh.ZoneEgress:
 			c.egress(r, k, self, i, l, selected, &out)
 		}
@@ -155,7 +160,24 @@ func (c *Compiler) received(r *memo.Reader, meshName string, i int, protocol mes
 	}
 }
 
-func (c *Compiler) inbound(r *memo.Reader, dp *mesh.Dataplane, in mesh.Inbound, self proxy.Self, clients func(typ string) []view.Client, out *collector) {
+// receivedByListener is what is in force for everybody at the i-th listener that a proxy has for its zone.
+func (c *Compiler) receivedByListener(r *memo.Reader, meshName string, i int, selected []view.Selected) func(typ string) policy.Effective {
+	proxyWide := c.proxyWide(r, meshName, encodeSets(selected, proxySet))
+	return func(typ string) policy.Effective {
+		if e, ok := proxyWide(typ); ok {
+			return e
+		}
+		for _, s := range selected {
+			if s.Type == typ {
+				list := c.view.Inbound(r, typ, meshName, s.Listeners[i].Policies, mesh.TCP)
+				return c.view.Linked(r, typ, meshName, list[len(list)-1].Effective)
+			}
+		}
+		return policy.Effective{}
+	}
+}
+
+func (c *Compiler) inbound(r *memo.Reader, dp *mesh.Dataplane, in mesh.Inbound, self proxy.Self, labels string, clients func(typ string) []view.Client, out *collector) {
 	name := "self_inbound_dp_" + in.SectionName()
 	protocol := in.ProtocolOrTCP()
 	everyone := func(typ string) policy.Effective {
@@ -169,7 +191,7 @@ func (c *Compiler) inbound(r *memo.Reader, dp *mesh.Dataplane, in mesh.Inbound, 
 	}))
 
 	out.addAll(c.additions.Get(r, additionKey{self, c.ownConfs(policy.HookResources, everyone)}))
-	key := inboundKey{Name: name, Protocol: protocol, Identity: self.Identity}
+	key := inboundKey{Name: name, Protocol: protocol, Identity: self.Identity, Logs: loggingOf(c.confsFor(policy.HookLogs, everyone))}
 	filters := func(mtls bool) string {
 		k := extensionKey{Listener: name, Protocol: protocol, MTLS: mtls, Network: c.confsFor(policy.HookNetworkFilters, everyone)}
 		if protocol.IsHTTP() {
@@ -200,6 +222,7 @@ func (c *Compiler) inbound(r *memo.Reader, dp *mesh.Dataplane, in mesh.Inbound, 
 	} else {
 		key.TCP = c.confsFor(policy.HookTCP, everyone)
 	}
+	key.Labels = c.clientLabels(joinConfs(key.HTTP, key.TCP), labels)
 	out.listen(c.inbounds.Get(r, key), place{n.InboundAddress(in), in.Port, !dp.Transparent()})
 }
 
@@ -389,7 +412,7 @@ func (c *Compiler) buildInbound(_ *memo.Reader, k inboundKey) *halfListener {
 	var filters, plainFilters []filterRef
 	decode(k.Filters, &filters)
 	decode(k.Plain, &plainFilters)
-	return c.half(k.Name, joinConfs(k.TLS, k.HTTP, k.TCP), func(cs []conf) (*listenerv3.Listener, []Ref, error) {
+	return c.half(k.Name, joinConfs(k.TLS, k.HTTP, k.TCP, k.Logs.confs()), func(cs []conf) (*listenerv3.Listener, []Ref, error) {
 		m := &listenerv3.Listener{Name: k.Name, TrafficDirection: corev3.TrafficDirection_INBOUND}
 		refs := []Ref{{Cluster, k.Name}}
 		if k.Protocol.IsHTTP() {
@@ -402,8 +425,11 @@ func (c *Compiler) buildInbound(_ *memo.Reader, k inboundKey) *halfListener {
 		}
 		if !k.Identity {
 			plain, err := c.inboundChain(k, cs, false, plainFilters)
+			if err != nil {
+				return nil, nil, err
+			}
 			m.FilterChains = []*listenerv3.FilterChain{plain}
-			return m, refs, err
+			return m, refs, c.addLogs(m, k.Logs, cs, proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: k.Protocol})
 		}
 		settings := tlsSettings(cs)
 		secured, err := c.inboundChain(k, cs, true, filters)
@@ -421,9 +447,11 @@ func (c *Compiler) buildInbound(_ *memo.Reader, k inboundKey) *halfListener {
 		m.ContinueOnListenerFiltersTimeout = true
 		m.FilterChains = []*listenerv3.FilterChain{secured}
 		if settings.ModeOrStrict() == tls.Permissive {
-			err = c.permit(m, k, cs, plainFilters)
+			if err := c.permit(m, k, cs, plainFilters); err != nil {
+				return nil, nil, err
+			}
 		}
-		return m, refs, err
+		return m, refs, c.addLogs(m, k.Logs, cs, proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: k.Protocol})
 	})
 }
 
@@ -463,7 +491,9 @@ func (c *Compiler) permit(m *listenerv3.Listener, k inboundKey, cs []conf, filte
 func (c *Compiler) inboundChain(k inboundKey, cs []conf, mtls bool, filters []filterRef) (*listenerv3.FilterChain, error) {
 	var names []string
 	decode(k.Places, &names)
-	return c.chain(proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: k.Protocol, MTLS: mtls}, cs, filters, names)
+	l := proxy.Listener{Direction: proxy.Inbound, Name: k.Name, Protocol: k.Protocol, MTLS: mtls}
+	decode(k.Labels, &l.Labels)
+	return c.chain(l, cs, filters, names)
 }
 
 // chain leads to the cluster that is called as the listener. Facts about the client only exist where the peer is known.

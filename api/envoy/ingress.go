@@ -130,10 +130,10 @@ func responder(to string) (proto.Message, error) {
 }
 
 // ingressListener takes TLS of other zones and passes it on unread. It does not change with the services behind it.
-func (c *Compiler) ingressListener(meshName string, l mesh.Listener) built {
+func (c *Compiler) ingressListener(meshName string, l mesh.Listener, logs logging) built {
 	name := "self_zoneingress_dp_" + l.SectionName()
 	var refs []Ref
-	b := c.buildFragment(Listener, name, "", func(proto.Message) []Ref { return refs }, func([]conf) (proto.Message, error) {
+	b := c.buildFragment(Listener, name, logs.confs(), func(proto.Message) []Ref { return refs }, func(cs []conf) (proto.Message, error) {
 		bySNI, err := networkFilter("envoy.filters.network.sni_cluster", &sniclusterv3.SniCluster{})
 		if err != nil {
 			return nil, err
@@ -154,7 +154,7 @@ func (c *Compiler) ingressListener(meshName string, l mesh.Listener) built {
 			chains = append(chains, &listenerv3.FilterChain{Name: healthChain, Filters: []*listenerv3.Filter{toHealth}})
 			refs = []Ref{{Cluster, healthCluster}}
 		}
-		return &listenerv3.Listener{
+		m := &listenerv3.Listener{
 			Name: name, TrafficDirection: corev3.TrafficDirection_INBOUND,
 			Address: socket(l.Address, l.Port), EnableReusePort: wrapperspb.Bool(false),
 			ListenerFilters: []*listenerv3.ListenerFilter{{
@@ -164,7 +164,10 @@ func (c *Compiler) ingressListener(meshName string, l mesh.Listener) built {
 			FilterChainMatcher: &xdsmatcherv3.Matcher{MatcherType: &xdsmatcherv3.Matcher_MatcherList_{
 				MatcherList: &xdsmatcherv3.Matcher_MatcherList{Matchers: matchers},
 			}},
-		}, nil
+		}
+		defer func() { refs = append(refs, collectorRefs(m)...) }()
+		// Questions of other zones after the health of this one are no traffic of the mesh.
+		return m, c.addChainLogs(m.FilterChains[0], logs, cs, proxy.Listener{Direction: proxy.Inbound, Name: name, Protocol: mesh.TCP})
 	})
 	return b
 }

@@ -62,6 +62,9 @@ type outboundKey struct {
 	TCP  confs
 	// Split says that connections are divided among clusters, by a filter that travels apart.
 	Split bool
+	Logs  logging
+	// Labels holds the labels of the proxies that their policies ask for, as canonical JSON.
+	Labels string
 }
 
 // effectiveFor is what the policies of a class put in force for a destination.
@@ -187,6 +190,12 @@ func (c *Compiler) buildDestination(r *memo.Reader, k destinationKey) []built {
 	if o.Listed {
 		out = append(out, c.additions.Get(r, additionKey{k.Class.self(), c.ownConfs(policy.HookResources, effective)})...)
 	}
+	if o.Listed && c.logsAnything(k.Class) {
+		for _, kri := range c.confsFor(policy.HookRoutes, effective).origins() {
+			more := c.ownConfs(policy.HookResources, c.effectiveFor(r, k.Class, o.Destination, kri))
+			out = append(out, c.additions.Get(r, additionKey{k.Class.self(), more})...)
+		}
+	}
 	return out
 }
 
@@ -225,13 +234,18 @@ func listenerName(kri resource.KRI, i int) string {
 
 func (c *Compiler) outboundKeyOf(r *memo.Reader, cl Class, d view.Destination, name string) outboundKey {
 	effective := c.effectiveFor(r, cl, d, resource.KRI{})
+	k := outboundKey{Name: name, To: d.Destination, Logs: c.loggingTo(r, cl, d)}
 	if _, connections := c.routingOf(r, cl, d); connections != "" {
-		return outboundKey{Name: name, To: d.Destination, Split: true}
+		k.Split = true
+		return k
 	}
 	if d.Protocol.IsHTTP() {
-		return outboundKey{Name: name, To: d.Destination, HTTP: c.confsFor(policy.HookHTTP, effective)}
+		k.HTTP = c.confsFor(policy.HookHTTP, effective)
+	} else {
+		k.TCP = c.confsFor(policy.HookTCP, effective)
 	}
-	return outboundKey{Name: name, To: d.Destination, TCP: c.confsFor(policy.HookTCP, effective)}
+	k.Labels = c.clientLabels(joinConfs(k.HTTP, k.TCP), cl.Labels)
+	return k
 }
 
 func (c *Compiler) routeKeyOf(r *memo.Reader, cl Class, d view.Destination) routeKey {
@@ -383,6 +397,9 @@ func (c *Compiler) half(name string, cs confs, build func([]conf) (*listenerv3.L
 	b := c.buildFragment(Listener, name, cs, func(proto.Message) []Ref { return refs }, func(list []conf) (proto.Message, error) {
 		m, more, err := build(list)
 		refs = more
+		if err == nil && c.addsResources(list) {
+			refs = append(refs, collectorRefs(m)...)
+		}
 		return m, err
 	})
 	if b.frag == nil {
@@ -394,7 +411,8 @@ func (c *Compiler) half(name string, cs confs, build func([]conf) (*listenerv3.L
 func (c *Compiler) buildOutbound(_ *memo.Reader, k outboundKey) *halfListener {
 	route := k.To.KRI.String()
 	l := proxy.Listener{Direction: proxy.Outbound, Name: k.Name, Protocol: k.To.Protocol, Destination: k.To}
-	return c.half(k.Name, joinConfs(k.HTTP, k.TCP), func(cs []conf) (*listenerv3.Listener, []Ref, error) {
+	decode(k.Labels, &l.Labels)
+	return c.half(k.Name, joinConfs(k.HTTP, k.TCP, k.Logs.confs()), func(cs []conf) (*listenerv3.Listener, []Ref, error) {
 		var filter *listenerv3.Filter
 		var before []*listenerv3.Filter
 		var err error
@@ -415,10 +433,11 @@ func (c *Compiler) buildOutbound(_ *memo.Reader, k outboundKey) *halfListener {
 		if err != nil {
 			return nil, nil, err
 		}
-		return &listenerv3.Listener{
+		m := &listenerv3.Listener{
 			Name: k.Name, TrafficDirection: corev3.TrafficDirection_OUTBOUND,
 			FilterChains: []*listenerv3.FilterChain{{Filters: append(before, filter)}},
-		}, refs, nil
+		}
+		return m, refs, c.addLogs(m, k.Logs, cs, l)
 	})
 }
 

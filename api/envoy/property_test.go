@@ -357,7 +357,15 @@ func (w *world) policy() string {
 	n := w.rnd.IntN(9) + 1
 	name := w.pick("p1", "p2", "p3")
 	var typ, spec string
-	switch w.rnd.IntN(15) {
+	switch w.rnd.IntN(19) {
+	case 15, 16:
+		typ = "MeshAccessLog"
+		spec = w.accessLog(n)
+	case 17:
+		typ = "MeshTrace"
+		spec = w.trace(n)
+	case 18:
+		return w.collector(n)
 	case 7, 8:
 		typ = "MeshLoadBalancingStrategy"
 		spec = w.loadBalancing(n)
@@ -430,6 +438,38 @@ func (w *world) client() string {
 		return "{sni: {type: Exact, value: " + w.sni() + "}}"
 	}
 	return fmt.Sprintf("{spiffeID: {type: %s, value: 'spiffe://default.east.mesh.local/workload/%s'}}", w.pick("Exact", "Prefix"), w.pick(services...))
+}
+
+// collector is where logs and traces go, when there is one.
+func (w *world) collector(n int) string {
+	name := w.pick("c1", "c2")
+	return fmt.Sprintf(`
+type: MeshOpenTelemetryBackend
+mesh: default
+name: %s
+labels: {kuma.io/display-name: %s}
+spec: {endpoint: {address: 10.0.0.%d}, protocol: %s}`, name, name, n, w.pick("grpc", "http"))
+}
+
+func (w *world) collectorRef() string {
+	return "{backendRef: {kind: MeshOpenTelemetryBackend, labels: {kuma.io/display-name: " + w.pick("c1", "c2") + "}}}"
+}
+
+func (w *world) accessLog(n int) string {
+	backend := w.pick(fmt.Sprintf("{type: File, file: {path: /l%d, format: {type: Plain, plain: '%%KUMA_DESTINATION_SERVICE%%'}}}", n),
+		fmt.Sprintf("{type: Tcp, tcp: {address: '10.0.0.1:%d'}}", n), "{type: OpenTelemetry, openTelemetry: "+w.collectorRef()+"}", "")
+	if w.rnd.IntN(2) == 0 {
+		return fmt.Sprintf("%s\n  to: [{targetRef: %s, default: {backends: [%s]}}]", w.target(), w.toOrRoute(), backend)
+	}
+	return fmt.Sprintf("%s\n  rules: [{default: {backends: [%s]}}%s]", w.inboundTarget(), backend,
+		w.maybe(fmt.Sprintf(", {matches: [{sni: {type: Exact, value: sni.x%d}}], default: {backends: [%s]}}", n, backend)))
+}
+
+func (w *world) trace(n int) string {
+	backend := w.pick(fmt.Sprintf("{type: Zipkin, zipkin: {url: 'http://10.0.0.%d/api'}}", n),
+		fmt.Sprintf("{type: Datadog, datadog: {url: 'http://10.0.0.%d:1', splitService: %s}}", n, w.pick("true", "false")),
+		"{type: OpenTelemetry, openTelemetry: "+w.collectorRef()+"}", "")
+	return fmt.Sprintf("%s\n  default: {backends: [%s], sampling: {random: %d}}", w.target(), backend, n)
 }
 
 func (w *world) put(text string) string {
@@ -567,7 +607,8 @@ func (w *world) compare(when string) {
 		w.equal(when, k, got.Shared, want.Shared)
 		w.equal(when, k, got.Own, want.Own)
 		for _, p := range unpatched(got.Problems) {
-			if !strings.Contains(p.Text, "there is no Secret") && !strings.Contains(p.Text, "without an identity") {
+			if !strings.Contains(p.Text, "there is no Secret") && !strings.Contains(p.Text, "without an identity") &&
+				!strings.HasPrefix(p.Text, "no MeshOpenTelemetryBackend") {
 				w.t.Fatalf("%s: %s: problems with valid resources: %v", when, k, p)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policies/accesslog"
 	"github.com/causeway-mesh/causeway/api/policies/circuitbreaker"
 	"github.com/causeway-mesh/causeway/api/policies/faultinjection"
 	"github.com/causeway-mesh/causeway/api/policies/healthcheck"
@@ -21,6 +22,7 @@ import (
 	"github.com/causeway-mesh/causeway/api/policies/tcproute"
 	"github.com/causeway-mesh/causeway/api/policies/timeout"
 	"github.com/causeway-mesh/causeway/api/policies/tls"
+	"github.com/causeway-mesh/causeway/api/policies/trace"
 	"github.com/causeway-mesh/causeway/api/policies/trafficpermission"
 	"github.com/causeway-mesh/causeway/api/policy"
 	"github.com/causeway-mesh/causeway/api/resource"
@@ -32,6 +34,8 @@ var All = []policy.Policy{
 	tcproute.Policy,
 	tls.Policy,
 	loadbalancingstrategy.Policy,
+	accesslog.Policy,
+	trace.Policy,
 	faultinjection.Policy,
 	ratelimit.Policy,
 	timeout.Policy,

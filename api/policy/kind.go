@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -30,6 +31,8 @@ type Kind[C any] struct {
 	// Proxy allows the proxy-wide default section. Hooks of such a policy get it for every element of the proxy;
 	// what else it says in to or rules they do not see.
 	Proxy bool
+	// EachRule says that every rule that matches holds, whatever the others say: hooks get all of them together, with their matches.
+	EachRule bool
 	// ToAndRules allows both sections in one resource.
 	ToAndRules bool
 	// Restricts marks policies that limit access.
@@ -94,6 +97,8 @@ type Hooks[C any] struct {
 	ClientFilters Hook[func(C, proxy.Listener) []proto.Message]
 	// Endpoints arranges where the traffic to a destination goes.
 	Endpoints Hook[func(C, *proxy.Assignment)]
+	// Logs are the access logs of a listener, or of a part of its traffic.
+	Logs Hook[func(C, proxy.Listener) []*accesslogv3.AccessLog]
 	// Passthrough edits a listener that takes redirected connections to destinations that the mesh does not know.
 	Passthrough Hook[func(C, proxy.Listener, *listenerv3.Listener)]
 	// Resources lists what a proxy needs beside its own elements, such as the cluster of a collector: for proxy-wide policies once,
@@ -128,6 +133,8 @@ type Filter struct {
 
 // An Addition is one resource that a policy adds to a proxy: one of the fields is set.
 type Addition struct {
+	// Problem says what cannot be added, such as the cluster of a collector that does not exist.
+	Problem  string
 	Cluster  *clusterv3.Cluster
 	Listener *listenerv3.Listener
 }
@@ -159,6 +166,8 @@ type Policy interface {
 	Linked(conf string, find Find) string
 	// Links says whether a configuration refers to anything.
 	Links() bool
+	// HoldsEachRule says that rules hold side by side.
+	HoldsEachRule() bool
 	// MatchesInRules says whether inbound rules may depend on the client.
 	MatchesInRules() bool
 	// ClientLabels lists the labels of the sending proxy that one configuration asks for.
@@ -186,6 +195,7 @@ const (
 	HookNetworkFilters HookName = "networkFilters"
 	HookEndpoints      HookName = "endpoints"
 	HookRoutes         HookName = "routes"
+	HookLogs           HookName = "logs"
 	HookPassthrough    HookName = "passthrough"
 	HookResources      HookName = "resources"
 	HookClientFilters  HookName = "clientFilters"
@@ -210,6 +220,7 @@ type Bound struct {
 	Split          func(proxy.Destination, Resolve) []Share
 	Patches        func() []Patch
 	Agent          func(proxy.Agent) *agentapi.ZoneMessage
+	Logs           func(proxy.Listener) []*accesslogv3.AccessLog
 }
 
 // ProxyWide implements Policy.
@@ -231,6 +242,9 @@ func (k Kind[C]) Linked(conf string, find Find) string {
 	}
 	return string(b)
 }
+
+// HoldsEachRule implements Policy.
+func (k Kind[C]) HoldsEachRule() bool { return k.EachRule }
 
 // MatchesInRules implements Policy.
 func (k Kind[C]) MatchesInRules() bool { return k.RuleMatches }
@@ -306,6 +320,8 @@ func (k Kind[C]) Fields(h HookName) ([]string, bool) {
 		return hooks.Resources.Fields, hooks.Resources.Apply != nil
 	case HookAgent:
 		return hooks.Agent.Fields, hooks.Agent.Apply != nil
+	case HookLogs:
+		return hooks.Logs.Fields, hooks.Logs.Apply != nil
 	case HookRoutes:
 		return hooks.Routes.Fields, hooks.Routes.Apply != nil
 	case HookPassthrough:
@@ -354,6 +370,9 @@ func (k Kind[C]) Bind(conf string) (Bound, error) {
 	}
 	if f := h.Agent.Apply; f != nil {
 		b.Agent = func(a proxy.Agent) *agentapi.ZoneMessage { return f(c, a) }
+	}
+	if f := h.Logs.Apply; f != nil {
+		b.Logs = func(l proxy.Listener) []*accesslogv3.AccessLog { return f(c, l) }
 	}
 	if f := h.Routes.Apply; f != nil {
 		b.Routes = func(d proxy.Destination, r Resolve) []RouteOf { return f(c, d, r) }

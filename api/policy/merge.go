@@ -13,6 +13,7 @@ import (
 type Sourced struct {
 	Policy resource.KRI // zero for the base configuration
 	Index  int          // of the entry in to or rules
+	Rule   bool         // it stands in rules
 	Conf   map[string]any
 }
 

@@ -140,7 +140,7 @@ type Entry struct {
 
 // Sourced returns the entry's configuration with its origin.
 func (e Entry) Sourced() Sourced {
-	return Sourced{Policy: e.Head.KRI, Index: e.Index, Conf: e.Item.Conf}
+	return Sourced{Policy: e.Head.KRI, Index: e.Index, Rule: e.Inbound, Conf: e.Item.Conf}
 }
 
 // ForDestination returns the entries of to that concern a destination, weakest first.
@@ -209,6 +209,22 @@ func toRank(t TargetRef) int {
 type ClientConf struct {
 	Match   Match // zero for every client
 	Sources []Sourced
+}
+
+// EveryRule is all rules, for policies of which each holds by itself.
+func EveryRule(entries []Entry) []ClientConf {
+	var c ClientConf
+	for _, e := range entries {
+		c.Sources = append(c.Sources, e.Sourced())
+	}
+	return []ClientConf{c}
+}
+
+// EveryRuleFor is EveryRule where only clients of one server name come: rules for other names are left out.
+func EveryRuleFor(entries []Entry, name string) []ClientConf {
+	return EveryRule(slices.DeleteFunc(slices.Clone(entries), func(e Entry) bool {
+		return len(e.Item.Matches) > 0 && !slices.ContainsFunc(e.Item.Matches, func(m Match) bool { return m.SNI == nil || m.SNI.Value == name })
+	}))
 }
 
 // ForInbound evaluates rules: for each distinct match, most specific first and the catch-all last,

@@ -71,6 +71,8 @@ type Listener struct {
 	Passthrough bool        // it takes redirected connections that no other listener has, whatever their destination
 	// SNI is the only server name that comes here; empty means any.
 	SNI string
+	// Labels are those of the proxy that a policy asks for.
+	Labels map[string]string
 }
 
 // Egress says that the listener is a chain of an egress.

@@ -113,7 +113,11 @@ func (v *View) EgressInbound(r *memo.Reader, typ, meshName string, set Set, p me
 func (v *View) computeEgressInbound(r *memo.Reader, k egressInboundKey) []Client {
 	p := v.byName[k.Policies.Type]
 	var out []Client
-	for _, c := range policy.ForServerName(v.inboundEntries(r, k.Policies), k.SNI) {
+	clients := policy.ForServerName
+	if p.HoldsEachRule() {
+		clients = policy.EveryRuleFor
+	}
+	for _, c := range clients(v.inboundEntries(r, k.Policies), k.SNI) {
 		out = append(out, Client{c.Match, p.Narrowed(p.Effective(proxy.Inbound, string(k.Protocol), c.Sources), k.SNI)})
 	}
 	return out

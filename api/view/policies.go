@@ -2,6 +2,7 @@ package view
 
 import (
 	"cmp"
+	"encoding/json"
 	"reflect"
 	"slices"
 	"strings"
@@ -201,6 +202,15 @@ func (v *View) computeClientLabels(r *memo.Reader, k setKey) []string {
 	return slices.Compact(out)
 }
 
+// ProxyLabels lists the labels of a proxy that what is in force for it as a whole asks for.
+func (v *View) ProxyLabels(r *memo.Reader, typ, meshName string, set Set) []string {
+	var conf map[string]any
+	if e := v.ProxyWide(r, typ, meshName, set); json.Unmarshal([]byte(e.Conf), &conf) != nil {
+		return nil
+	}
+	return v.byName[typ].ClientLabels(conf)
+}
+
 // Outbound is what the policies of a set put in force for a destination (the zero key: for what is none of the mesh); route, when not zero,
 // adds what is said about that MeshHTTPRoute.
 func (v *View) Outbound(r *memo.Reader, typ, meshName string, set Set, d DestinationKey, p mesh.Protocol, route resource.KRI) policy.Effective {
@@ -243,7 +253,11 @@ func (v *View) Inbound(r *memo.Reader, typ, meshName string, set Set, p mesh.Pro
 func (v *View) computeInbound(r *memo.Reader, k inboundKey) []Client {
 	p := v.byName[k.Policies.Type]
 	var out []Client
-	for _, c := range policy.ForInbound(v.inboundEntries(r, k.Policies)) {
+	clients := policy.ForInbound
+	if p.HoldsEachRule() {
+		clients = policy.EveryRule
+	}
+	for _, c := range clients(v.inboundEntries(r, k.Policies)) {
 		out = append(out, Client{c.Match, p.Effective(proxy.Inbound, string(k.Protocol), c.Sources)})
 	}
 	return out

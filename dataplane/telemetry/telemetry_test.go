@@ -32,7 +32,9 @@ func object(kv ...*commonv1.KeyValue) *commonv1.AnyValue {
 	return &commonv1.AnyValue{Value: &commonv1.AnyValue_KvlistValue{KvlistValue: &commonv1.KeyValueList{Values: kv}}}
 }
 
-func field(k string, v *commonv1.AnyValue) *commonv1.KeyValue { return &commonv1.KeyValue{Key: k, Value: v} }
+func field(k string, v *commonv1.AnyValue) *commonv1.KeyValue {
+	return &commonv1.KeyValue{Key: k, Value: v}
+}
 
 func request(t testing.TB, bodies ...*commonv1.AnyValue) []byte {
 	t.Helper()

@@ -6,17 +6,21 @@ import (
 	"strings"
 	"testing"
 
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	tracev3 "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
+	otelv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/open_telemetry/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/causeway-mesh/causeway/api/policies/policytest"
 	"github.com/causeway-mesh/causeway/api/policy"
@@ -85,6 +89,7 @@ func (s *scene) add(o policytest.Output) error {
 		case *routev3.Route:
 			routes = append(routes, m)
 		case *hcmv3.HttpConnectionManager:
+			s.reachTraced(m.GetTracing().GetProvider().GetTypedConfig())
 			s.http(name, proto.CloneOf(m))
 		case *tcpproxyv3.TcpProxy:
 			s.reach(m.GetCluster())
@@ -92,6 +97,8 @@ func (s *scene) add(o policytest.Output) error {
 				s.reach(c.Name)
 			}
 			s.listener(name, filter("envoy.filters.network.tcp_proxy", m))
+		case *accesslogv3.AccessLog:
+			s.log(name, m)
 		case *corev3.TypedExtensionConfig:
 			s.extension(name, o.Hook, m)
 		default:
@@ -143,6 +150,32 @@ func manager(routes *routev3.RouteConfiguration, filters ...*hcmv3.HttpFilter) *
 		StatPrefix: "golden", HttpFilters: filters,
 		RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: routes},
 	}
+}
+
+// reachTraced makes what spans are sent to.
+func (s *scene) reachTraced(provider *anypb.Any) {
+	var otel tracev3.OpenTelemetryConfig
+	var zipkin tracev3.ZipkinConfig
+	var datadog tracev3.DatadogConfig
+	switch {
+	case provider.UnmarshalTo(&otel) == nil:
+		s.reach(otel.GetGrpcService().GetEnvoyGrpc().GetClusterName())
+	case provider.UnmarshalTo(&zipkin) == nil:
+		s.reach(zipkin.CollectorCluster)
+	case provider.UnmarshalTo(&datadog) == nil:
+		s.reach(datadog.CollectorCluster)
+	}
+}
+
+// log puts an access log where requests are seen, and makes what it sends to.
+func (s *scene) log(name string, m *accesslogv3.AccessLog) {
+	var sent otelv3.OpenTelemetryAccessLogConfig
+	if m.GetTypedConfig().UnmarshalTo(&sent) == nil {
+		s.reach(sent.GetGrpcService().GetEnvoyGrpc().GetClusterName())
+	}
+	h := manager(&routev3.RouteConfiguration{})
+	h.AccessLog = []*accesslogv3.AccessLog{m}
+	s.http(name, h)
 }
 
 // http ends the filters with the router, without which Envoy takes no connection manager.

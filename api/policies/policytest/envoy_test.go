@@ -15,11 +15,13 @@ var folders = map[string]string{
 	"MeshHTTPRoute": "httproute", "MeshTimeout": "timeout", "MeshTrafficPermission": "trafficpermission",
 	"MeshCircuitBreaker": "circuitbreaker", "MeshRetry": "retry", "MeshLoadBalancingStrategy": "loadbalancingstrategy",
 	"MeshTCPRoute": "tcproute", "MeshFaultInjection": "faultinjection", "MeshRateLimit": "ratelimit", "MeshHealthCheck": "healthcheck",
+	"MeshAccessLog": "accesslog", "MeshTrace": "trace",
 }
 
 var hooks = []policy.HookName{
 	policy.HookCluster, policy.HookRoutes, policy.HookRoute, policy.HookHTTP, policy.HookTCP, policy.HookHTTPFilters, policy.HookNetworkFilters,
 	policy.HookClientFilters, policy.HookSplit,
+	policy.HookLogs, policy.HookResources,
 }
 
 // A real Envoy accepts what every policy makes in every case, and every hook of every policy is shown in a case.

@@ -40,6 +40,9 @@ var words = map[string][]string{
 	"tlsCiphers":         {"ECDHE-ECDSA-AES128-GCM-SHA256"},
 	"hashFunction":       {"XXHash", "MurmurHash2"},
 	"key":                {"zone/rack", "host", "a"},
+	"address":            {"collector:5000", "127.0.0.1:5000"},
+	"url":                {"http://10.0.0.1:9411/api/v2/spans", "https://zipkin/api", "http://datadog:8126"},
+	"plain":              {"%KUMA_SOURCE_SERVICE% %REQ(:PATH)%", "x", "100%"},
 	"zones":              {"east", "west", "south"},
 	"path":               {"/", "/a"},
 	"limit":              {"50kbps", "1 Mbps", "0kbps"},
@@ -59,6 +62,8 @@ var variants = map[string]map[string]string{
 		"roundRobin": "RoundRobin", "leastRequest": "LeastRequest", "ringHash": "RingHash", "random": "Random", "maglev": "Maglev",
 	},
 	"Modification": {"cluster": "", "listener": "", "networkFilter": "", "httpFilter": "", "virtualHost": ""},
+	// Of backends of logs and of spans.
+	"Backend": {"file": "File", "tcp": "Tcp", "openTelemetry": "OpenTelemetry", "zipkin": "Zipkin", "datadog": "Datadog"},
 	"HashPolicy": {
 		"header": "Header", "cookie": "Cookie", "connection": "Connection", "queryParameter": "QueryParameter", "filterState": "FilterState",
 	},

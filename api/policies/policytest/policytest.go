@@ -169,6 +169,8 @@ type element struct {
 	Backends map[string]string `json:"backends"`
 	// Role is what the proxy is there for, as its agent is told. Default sidecar.
 	Role proxy.Role `json:"role"`
+	// Collectors maps the display names of collectors that exist to how they are reached.
+	Collectors map[string]mesh.MeshOpenTelemetryBackend `json:"collectors"`
 	// Plaintext says that an inbound does not ask for mesh TLS.
 	Plaintext bool `json:"plaintext"`
 	// Egress says that a cluster is that of an egress, whose endpoints are those of an external service itself.
@@ -243,7 +245,7 @@ func outcomesOf(t *testing.T, p policy.Policy, ar *txtar.Archive) []outcome {
 	entries := Entries(t, p, conf)
 	if e.Direction == proxy.Inbound {
 		var out []outcome
-		for _, c := range policy.ForInbound(entries) {
+		for _, c := range clients(p, entries) {
 			suffix := ""
 			if !c.Match.IsZero() {
 				suffix = " for " + name(c.Match)
@@ -258,6 +260,24 @@ func outcomesOf(t *testing.T, p policy.Policy, ar *txtar.Archive) []outcome {
 	}
 	sources := policy.ForDestination(entries, policy.Target{Kind: e.Kind, Labels: e.Labels, Port: e.Port}, route)
 	return []outcome{e.outcome(t, p, sources, "")}
+}
+
+// clients are the rules as the policy wants them.
+func clients(p policy.Policy, entries []policy.Entry) []policy.ClientConf {
+	if p.HoldsEachRule() {
+		return policy.EveryRule(entries)
+	}
+	return policy.ForInbound(entries)
+}
+
+// find is a collector by its display name.
+func (e element) find(kind string, labels map[string]string) (policy.Found, bool) {
+	name := labels[resource.LabelDisplayName]
+	c, ok := e.Collectors[name]
+	if !ok || kind != mesh.TypeMeshOTelBackend {
+		return policy.Found{}, false
+	}
+	return policy.Found{KRI: resource.KRI{Short: "motb", Mesh: "default", Name: name}, Resource: resource.Resource{Spec: &c}}, true
 }
 
 func name(m policy.Match) string {
@@ -346,7 +366,7 @@ func Exercise(t Failer, p policy.Policy, r resource.Resource) {
 		entries = append(entries, policy.Entry{Head: h, Index: i, Item: it, Inbound: true})
 	}
 	for _, protocol := range []mesh.Protocol{mesh.HTTP, mesh.HTTP2, mesh.GRPC, mesh.TCP} {
-		for _, c := range policy.ForInbound(entries) {
+		for _, c := range clients(p, entries) {
 			element{Direction: proxy.Inbound, Protocol: protocol}.exercise(t, p, c.Sources)
 		}
 		for i, it := range parts.To {
@@ -386,9 +406,10 @@ func backendsOf(v any) map[string]string {
 func (e element) outcome(t Failer, p policy.Policy, sources []policy.Sourced, suffix string) outcome {
 	t.Helper()
 	out := outcome{suffix: suffix, effective: p.Effective(e.Direction, string(e.Protocol), sources)}
+	out.effective.Conf = p.Linked(out.effective.Conf, e.find)
 	for _, h := range []policy.HookName{
 		policy.HookCluster, policy.HookRoutes, policy.HookRoute, policy.HookHTTP, policy.HookTCP, policy.HookSplit,
-		policy.HookHTTPFilters, policy.HookNetworkFilters, policy.HookClientFilters, policy.HookResources, policy.HookAgent,
+		policy.HookHTTPFilters, policy.HookNetworkFilters, policy.HookClientFilters, policy.HookResources, policy.HookAgent, policy.HookLogs,
 	} {
 		fields, ok := p.Fields(h)
 		projected := policy.Project(out.effective.Conf, fields)
@@ -484,6 +505,12 @@ func (e element) apply(h policy.HookName, b policy.Bound) []proto.Message {
 		return configs(b.NetworkFilters(listener))
 	case h == policy.HookAgent:
 		return []proto.Message{b.Agent(e.agent())}
+	case h == policy.HookLogs:
+		var out []proto.Message
+		for _, l := range b.Logs(listener) {
+			out = append(out, l)
+		}
+		return out
 	case h == policy.HookResources:
 		return additions(b.Resources(proxy.Self{Identity: !e.Plaintext, Transparent: true}))
 	}
