@@ -20,7 +20,7 @@ var Policy = policy.Kind[Effective]{
 
 // Conf is what MeshAccessLog configures.
 type Conf struct {
-	// Backends are where logs go; each gets all of them. An empty list turns logs off.
+	// Backends are where logs go; each gets all of them. An empty list turns logs off. Required.
 	Backends *[]Backend `json:"backends,omitempty"`
 }
 
@@ -33,16 +33,19 @@ const (
 
 // A Backend is one place where logs go.
 type Backend struct {
-	// Type is File, Tcp or OpenTelemetry; the field of this name is set.
-	Type          string         `json:"type"`
-	File          *File          `json:"file,omitempty"`
-	TCP           *TCP           `json:"tcp,omitempty"`
+	// Type is File, Tcp or OpenTelemetry. Required. The field of this name is set.
+	Type string `json:"type"`
+	// File of type File.
+	File *File `json:"file,omitempty"`
+	// TCP is the collector of type Tcp.
+	TCP *TCP `json:"tcp,omitempty"`
+	// OpenTelemetry is the collector of type OpenTelemetry.
 	OpenTelemetry *OpenTelemetry `json:"openTelemetry,omitempty"`
 }
 
 // A File is written by the proxy itself.
 type File struct {
-	// Path of the file on the proxy's host, absolute, such as /dev/stdout.
+	// Path of the file on the proxy's host, absolute, such as /dev/stdout. Required.
 	Path string `json:"path"`
 	// Format of an entry. Default one line of text.
 	Format *Format `json:"format,omitempty"`
@@ -50,7 +53,7 @@ type File struct {
 
 // A TCP collector gets one line per entry.
 type TCP struct {
-	// Address of the collector, host:port.
+	// Address of the collector, host:port. Required.
 	Address string `json:"address,omitempty"`
 	// Format of an entry. Default one line of text.
 	Format *Format `json:"format,omitempty"`
@@ -58,7 +61,7 @@ type TCP struct {
 
 // OpenTelemetry is a collector that takes entries as log records.
 type OpenTelemetry struct {
-	// BackendRef names the MeshOpenTelemetryBackend.
+	// BackendRef names the MeshOpenTelemetryBackend. Required.
 	BackendRef *sink.Ref `json:"backendRef,omitempty"`
 	// Attributes of each record.
 	Attributes []Attribute `json:"attributes,omitempty"`
@@ -68,7 +71,7 @@ type OpenTelemetry struct {
 
 // An Attribute is one attribute of a log record.
 type Attribute struct {
-	// Key is an OpenTelemetry name such as http.route.
+	// Key is an OpenTelemetry name such as http.route. Required.
 	Key string `json:"key"`
 	// Value may hold placeholders.
 	Value string `json:"value"`
@@ -82,7 +85,7 @@ const (
 
 // A Format says what an entry looks like.
 type Format struct {
-	// Type is Plain or Json; the field of this name is set.
+	// Type is Plain or Json. Required. The field of this name is set.
 	Type string `json:"type"`
 	// Plain is a line with placeholders.
 	Plain *string `json:"plain,omitempty"`
@@ -94,8 +97,8 @@ type Format struct {
 
 // A Field is one field of a JSON entry.
 type Field struct {
-	// Key of the field.
+	// Key of the field. Required.
 	Key string `json:"key"`
-	// Value may hold placeholders.
+	// Value may hold placeholders. Required.
 	Value string `json:"value"`
 }

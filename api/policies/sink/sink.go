@@ -28,13 +28,14 @@ import (
 
 // A Ref names a MeshOpenTelemetryBackend by its labels.
 type Ref struct {
-	// Kind is MeshOpenTelemetryBackend.
+	// Kind is MeshOpenTelemetryBackend. Required.
 	Kind string `json:"kind"`
-	// Labels that the backend carries; when several match, the oldest is taken.
+	// Labels that the backend carries; when several match, the oldest is taken. Required.
 	Labels map[string]string `json:"labels,omitempty"`
 
-	// Refused: see policy.TargetRef.
-	Name      string `json:"name,omitempty"`
+	// Name is no longer supported; use labels with kuma.io/display-name.
+	Name string `json:"name,omitempty"`
+	// Namespace is no longer supported; use labels with k8s.kuma.io/namespace.
 	Namespace string `json:"namespace,omitempty"`
 }
 
@@ -53,10 +54,10 @@ func (r *Ref) Check(at resource.Path) resource.Problems {
 	}
 	ps.Append(resource.CheckLabels(at.Field("labels"), r.Labels))
 	if r.Name != "" {
-		ps.Add(at.Field("name"), "is not supported; use labels with %s", resource.LabelDisplayName)
+		ps.Add(at.Field("name"), "is no longer supported; use labels with %s", resource.LabelDisplayName)
 	}
 	if r.Namespace != "" {
-		ps.Add(at.Field("namespace"), "is not supported; use labels with %s", resource.LabelNamespace)
+		ps.Add(at.Field("namespace"), "is no longer supported; use labels with %s", resource.LabelNamespace)
 	}
 	return ps
 }

@@ -17,7 +17,7 @@ var Policy = policy.Kind[Effective]{
 
 // Conf is what MeshTrace configures.
 type Conf struct {
-	// Backends has the one collector that gets the spans. An empty list turns traces off.
+	// Backends has the one collector that gets the spans. An empty list turns traces off. Required.
 	Backends *[]Backend `json:"backends,omitempty"`
 	// Sampling says which requests are traced. Default all.
 	Sampling *Sampling `json:"sampling,omitempty"`
@@ -34,16 +34,19 @@ const (
 
 // A Backend is a collector.
 type Backend struct {
-	// Type is Zipkin, Datadog or OpenTelemetry; the field of this name is set.
-	Type          string         `json:"type"`
-	Zipkin        *Zipkin        `json:"zipkin,omitempty"`
-	Datadog       *Datadog       `json:"datadog,omitempty"`
+	// Type is Zipkin, Datadog or OpenTelemetry. Required. The field of this name is set.
+	Type string `json:"type"`
+	// Zipkin is the collector of type Zipkin.
+	Zipkin *Zipkin `json:"zipkin,omitempty"`
+	// Datadog is the collector of type Datadog.
+	Datadog *Datadog `json:"datadog,omitempty"`
+	// OpenTelemetry is the collector of type OpenTelemetry.
 	OpenTelemetry *OpenTelemetry `json:"openTelemetry,omitempty"`
 }
 
 // Zipkin is a collector that takes spans as Zipkin does.
 type Zipkin struct {
-	// URL of the collector, such as http://zipkin:9411/api/v2/spans.
+	// URL of the collector, such as http://zipkin:9411/api/v2/spans. Required.
 	URL string `json:"url"`
 	// TraceID128Bit makes identifiers of new traces 128 bits long. Default false: 64.
 	TraceID128Bit bool `json:"traceId128bit,omitempty"`
@@ -55,7 +58,7 @@ type Zipkin struct {
 
 // Datadog is an agent of Datadog.
 type Datadog struct {
-	// URL of the agent: http, host and port, and nothing more.
+	// URL of the agent: http, host and port, and nothing more. Required.
 	URL string `json:"url"`
 	// SplitService names the service by direction and destination, too, such as web_OUTBOUND_backend. Default false.
 	SplitService bool `json:"splitService,omitempty"`
@@ -63,7 +66,7 @@ type Datadog struct {
 
 // OpenTelemetry is a collector that takes spans by OTLP.
 type OpenTelemetry struct {
-	// BackendRef names the MeshOpenTelemetryBackend.
+	// BackendRef names the MeshOpenTelemetryBackend. Required.
 	BackendRef *sink.Ref `json:"backendRef,omitempty"`
 }
 
@@ -79,7 +82,7 @@ type Sampling struct {
 
 // A Tag is added to every span: one of literal and header is set.
 type Tag struct {
-	// Name of the tag.
+	// Name of the tag. Required.
 	Name string `json:"name"`
 	// Literal is its value.
 	Literal *string `json:"literal,omitempty"`
@@ -89,7 +92,7 @@ type Tag struct {
 
 // A HeaderTag takes the value of a tag from a header.
 type HeaderTag struct {
-	// Name of the header.
+	// Name of the header. Required.
 	Name string `json:"name"`
 	// Default is the value without the header; without a default there is no tag.
 	Default *string `json:"default,omitempty"`
