@@ -70,6 +70,7 @@ func cut(t *testing.T, m *testmesh.Mesh, from *testmesh.Instance, service string
 
 // testExternal is how services outside of the mesh are reached: through an egress that judges by server name, or not at all.
 //
+// Acceptance: M meshtrafficpermission egress
 // Acceptance: U meshexternalservice: plain, same host with different ports
 // Acceptance: K meshexternalservice: http, tcp, permissions switched off and on
 func testExternal(t *testing.T, m *testmesh.Mesh) {
@@ -347,9 +348,11 @@ func leaks(text string, key []byte) bool {
 // testExternalPolicies: policies concern external services as any other destination, at the client for requests and at the egress for endpoints,
 // and rules with a server name concern that service alone.
 //
-// Acceptance: U meshexternalservice: retry, timeout, http route, endpoint priority failover
+// Acceptance: U meshexternalservice: retry, timeout, http and tcp route, endpoint priority failover
 // Acceptance: K meshexternalservice: route to a MeshExternalService
-// Acceptance: K mt zone_proxy: a timeout for a server name holds for the selected service only
+// Acceptance: K mt zone_proxy
+// Acceptance: U mrl zone_proxy
+// Acceptance: U mfi zone_proxy
 func testExternalPolicies(t *testing.T, m *testmesh.Mesh) {
 	m.Apply(t, identity)
 	a, b, spare := testmesh.Outside(t, "a", mesh.HTTP, "", nil), testmesh.Outside(t, "b", mesh.HTTP, "", nil), testmesh.Outside(t, "spare", mesh.HTTP, "", nil)
@@ -395,6 +398,49 @@ spec:
 		}
 		m.Delete(t, "MeshTimeout", "impatient-egress")
 		web.Expect(t, slow("b"), http.StatusOK)
+	})
+	for _, c := range []struct{ name, typ, conf string }{
+		{"rate limit", "MeshRateLimit", "{local: {http: {requestRate: {num: 1, interval: 60s}, onRateLimit: {status: 429}}}}"},
+		{"fault", "MeshFaultInjection", "{http: [{abort: {httpStatus: 429, percentage: 100}}]}"},
+	} {
+		t.Run(c.name+" of the egress for a server name", func(t *testing.T) {
+			m.Apply(t, fmt.Sprintf(`
+type: %s
+name: selected
+spec:
+  targetRef: {kind: Dataplane, labels: {kuma.io/workload: egress}}
+  rules:
+  - matches: [{sni: {type: Exact, value: %s}}]
+    default: %s
+`, c.typ, sniOf(m, "b", 80), c.conf))
+			web.Expect(t, testmesh.Request{Service: "b"}, http.StatusTooManyRequests)
+			for range 5 {
+				if resp := web.Get(t, "a", "/"); resp.Status != http.StatusOK {
+					t.Errorf("another service gives %s", resp)
+				}
+			}
+			m.Delete(t, c.typ, "selected")
+			web.Expect(t, testmesh.Request{Service: "b"}, http.StatusOK)
+		})
+	}
+	t.Run("connections are led to another external service", func(t *testing.T) {
+		one, two := testmesh.Outside(t, "one", mesh.TCP, "", nil), testmesh.Outside(t, "two", mesh.TCP, "", nil)
+		m.Apply(t, external("one", mesh.TCP, 5432, "", endpoint(one))+"\n---\n"+external("two", mesh.TCP, 5432, "", endpoint(two)))
+		if from := web.ReachTCP(t, "one"); from != "one" {
+			t.Errorf("answered by %q", from)
+		}
+		m.Apply(t, `
+type: MeshTCPRoute
+name: elsewhere
+spec:
+  to:
+  - targetRef: {kind: MeshExternalService, labels: {kuma.io/display-name: one}}
+    rules: [{default: {backendRefs: [{kind: MeshExternalService, labels: {kuma.io/display-name: two}}]}}]
+`)
+		m.Until(t, "two answers for one", func() (any, bool) {
+			from := web.ReachTCP(t, "one")
+			return from, from == "two"
+		})
 	})
 	t.Run("retry", func(t *testing.T) {
 		before := a.Seen("/flaky")

@@ -85,6 +85,8 @@ type facts struct {
 	Remotes map[string]map[string]view.Capacity `json:"remotes"`
 	// Gateways maps a MeshZoneAddress to what is known of it.
 	Gateways map[string]view.Gateway `json:"gateways"`
+	// Unusable maps an external service to why it cannot be connected to.
+	Unusable map[string]string `json:"unusable"`
 	// Settings are those of the zone.
 	Settings view.Settings `json:"settings"`
 }
@@ -130,6 +132,9 @@ func Compile(t *testing.T, resources, observed []byte) envoy.ProxyConfig {
 		}
 		if ports, ok := f.Remotes[r.Name]; ok && r.Type == mesh.TypeMeshService {
 			v.SetRemote(r.Key(), &view.Remote{Ports: ports})
+		}
+		if reason, ok := f.Unusable[r.Name]; ok && r.Type == mesh.TypeMeshExternalService {
+			v.SetUnusable(r.Key(), reason)
 		}
 		if g, ok := f.Gateways[r.Name]; ok && r.Type == mesh.TypeMeshZoneAddress {
 			v.SetGateway(r.Key(), &g)

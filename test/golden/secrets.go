@@ -37,11 +37,14 @@ func inPlaceTLS(t *testing.T, ts *corev3.TransportSocket) {
 			t.Fatal(err)
 		}
 		c := m.GetCommonTlsContext()
-		c.TlsCertificateSdsSecretConfigs = nil
-		c.TlsCertificates = []*tlsv3.TlsCertificate{{CertificateChain: inline(s.certificate), PrivateKey: inline(s.key)}}
-		v := c.GetCombinedValidationContext().GetDefaultValidationContext()
-		v.TrustedCa = inline(s.certificate)
-		c.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: v}
+		if len(c.TlsCertificateSdsSecretConfigs) > 0 {
+			c.TlsCertificateSdsSecretConfigs = nil
+			c.TlsCertificates = []*tlsv3.TlsCertificate{{CertificateChain: inline(s.certificate), PrivateKey: inline(s.key)}}
+		}
+		if v := c.GetCombinedValidationContext().GetDefaultValidationContext(); v != nil {
+			v.TrustedCa = inline(s.certificate)
+			c.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: v}
+		}
 		a, err := anypb.New(m)
 		if err != nil {
 			t.Fatal(err)

@@ -485,20 +485,36 @@ func (a API) destination(t testing.TB, service string) (destination, error) {
 	if !elsewhere && a.Read(t, mesh.TypeMeshService, name, &out) {
 		return out, nil
 	}
-	if !elsewhere && a.Read(t, mesh.TypeMeshExternalService, name, &out) {
-		return out, nil
-	}
-	typ, labels := mesh.TypeMeshMultiZoneService, map[string]string{resource.LabelDisplayName: name}
+	labels, kinds := map[string]string{resource.LabelDisplayName: name}, []string{mesh.TypeMeshExternalService, mesh.TypeMeshMultiZoneService}
 	if elsewhere {
-		typ, labels[resource.LabelZone] = mesh.TypeMeshService, zone
+		labels[resource.LabelZone], kinds = zone, []string{mesh.TypeMeshService}
 	}
-	for o, err := range a.client.List(t.Context(), kind(t, typ), a.in, client.Query{Labels: labels}) {
-		if err != nil {
+	for _, typ := range kinds {
+		if ok, err := a.find(t, typ, labels, &out); ok || err != nil {
 			return out, err
 		}
-		return out, json.Unmarshal(o.Raw, &out)
 	}
 	return out, fmt.Errorf("the zone knows no service %s", service)
+}
+
+// find reads the first resource of a kind that carries labels, and says whether there is one.
+func (a API) find(t testing.TB, typ string, labels map[string]string, into any) (bool, error) {
+	for o, err := range a.client.List(t.Context(), kind(t, typ), a.in, client.Query{Labels: labels}) {
+		if err != nil {
+			return false, err
+		}
+		return true, json.Unmarshal(o.Raw, into)
+	}
+	return false, nil
+}
+
+// Find reads a resource by its display name, which a copy of another control plane's keeps.
+func (a API) Find(t testing.TB, typ, displayName string, into any) {
+	t.Helper()
+	ok, err := a.find(t, typ, map[string]string{resource.LabelDisplayName: displayName}, into)
+	if err != nil || !ok {
+		t.Fatalf("find %s %s: %v, %v", typ, displayName, ok, err)
+	}
 }
 
 // Direct is where the sidecar of the workload takes traffic for it.

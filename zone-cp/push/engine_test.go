@@ -21,6 +21,7 @@ import (
 	"github.com/causeway-mesh/causeway/store"
 	"github.com/causeway-mesh/causeway/store/catalog"
 	"github.com/causeway-mesh/causeway/store/memory"
+	"github.com/causeway-mesh/causeway/store/seal"
 )
 
 // fakeFacts hands on what a test observes.
@@ -60,7 +61,15 @@ func newZone(t *testing.T, audit time.Duration, edits ...func(*Config)) *zone {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	s := memory.New()
-	c, err := catalog.Open(ctx, catalog.Config{Store: s, Kinds: api.Kinds(), Log: slog.New(slog.DiscardHandler)})
+	key, err := seal.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealer, err := seal.New(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := catalog.Open(ctx, catalog.Config{Store: s, Sealer: sealer, Kinds: api.Kinds(), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
