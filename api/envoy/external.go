@@ -201,8 +201,8 @@ func externalNames(v *mesh.ExternalVerification, endpoints []mesh.ExternalEndpoi
 		return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: s}}
 	}
 	host := func(s string) {
-		if _, err := netip.ParseAddr(s); err == nil {
-			add(tlsv3.SubjectAltNameMatcher_IP_ADDRESS, exact(s))
+		if ip, err := netip.ParseAddr(s); err == nil {
+			add(tlsv3.SubjectAltNameMatcher_IP_ADDRESS, exact(ip.String())) // as Envoy writes it
 		} else {
 			add(tlsv3.SubjectAltNameMatcher_DNS, exact(s))
 		}
