@@ -117,6 +117,32 @@ func TestIneffectiveHashes(t *testing.T) {
 	}
 }
 
+// A port is routed by requests or by connections, and checked by the section of its protocol.
+func TestIneffectiveByProtocol(t *testing.T) {
+	const requests, connections = `{"routes":[{}]}`, `{"backendRefs":[]}`
+	for _, c := range []struct {
+		name     string
+		protocol mesh.Protocol
+		confs    map[string]string
+		want     string
+	}{
+		{"requests of a port of bytes", mesh.TCP, map[string]string{"MeshHTTPRoute": requests}, "MeshHTTPRoute: a port of protocol tcp carries no requests that could be routed; use MeshTCPRoute"},
+		{"both on a port of bytes", mesh.TCP, map[string]string{"MeshHTTPRoute": requests, "MeshTCPRoute": connections}, "MeshHTTPRoute: a port of protocol tcp carries no requests that could be routed; use MeshTCPRoute"},
+		{"both on a port of HTTP", mesh.HTTP, map[string]string{"MeshHTTPRoute": requests, "MeshTCPRoute": connections}, "MeshTCPRoute: the port is routed by requests, as there is a MeshHTTPRoute for it"},
+		{"bytes of a port of HTTP", mesh.GRPC, map[string]string{"MeshTCPRoute": connections}, ""},
+		{"checks of another protocol", mesh.HTTP2, map[string]string{"MeshHealthCheck": `{"tcp":{},"grpc":{}}`}, "nothing is checked: a port of protocol http2 needs the section http"},
+		{"no checks of grpc", mesh.GRPC, map[string]string{"MeshHealthCheck": `{"http":{}}`}, "nothing is checked: a port of protocol grpc needs the section grpc"},
+		{"no checks of bytes", mesh.TCP, map[string]string{"MeshHealthCheck": `{"http":{}}`}, "nothing is checked: a port of protocol tcp needs the section tcp"},
+		{"checks that are switched off", mesh.HTTP, map[string]string{"MeshHealthCheck": `{"http":{"disabled":true}}`}, ""},
+		{"checks by tcp instead", mesh.GRPC, map[string]string{"MeshHealthCheck": `{"grpc":{"disabled":true},"tcp":{}}`}, ""},
+	} {
+		got := policies.Ineffective(c.protocol, func(typ string) policy.Effective { return policy.Effective{Conf: c.confs[typ]} })
+		if strings.Join(got, "\n") != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
 // What is said about a route adds to what is said about its service and hides nothing of it, for every policy that can speak of routes:
 // each holds a part of the configuration here, and the effective one is that of both said at once.
 func TestRoutesAddToServices(t *testing.T) {
