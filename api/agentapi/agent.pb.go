@@ -74,7 +74,7 @@ func (x Problem_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Problem_Severity.Descriptor instead.
 func (Problem_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29, 0}
+	return file_agent_proto_rawDescGZIP(), []int{30, 0}
 }
 
 type Versions struct {
@@ -367,6 +367,7 @@ type AgentMessage struct {
 	//	*AgentMessage_Goodbye
 	//	*AgentMessage_Metrics
 	//	*AgentMessage_Load
+	//	*AgentMessage_Held
 	Message       isAgentMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -490,6 +491,15 @@ func (x *AgentMessage) GetLoad() *LoadReport {
 	return nil
 }
 
+func (x *AgentMessage) GetHeld() *HeldIdentity {
+	if x != nil {
+		if x, ok := x.Message.(*AgentMessage_Held); ok {
+			return x.Held
+		}
+	}
+	return nil
+}
+
 type isAgentMessage_Message interface {
 	isAgentMessage_Message()
 }
@@ -530,6 +540,10 @@ type AgentMessage_Load struct {
 	Load *LoadReport `protobuf:"bytes,9,opt,name=load,proto3,oneof"`
 }
 
+type AgentMessage_Held struct {
+	Held *HeldIdentity `protobuf:"bytes,10,opt,name=held,proto3,oneof"`
+}
+
 func (*AgentMessage_Hello) isAgentMessage_Message() {}
 
 func (*AgentMessage_IdentityRequest) isAgentMessage_Message() {}
@@ -547,6 +561,54 @@ func (*AgentMessage_Goodbye) isAgentMessage_Message() {}
 func (*AgentMessage_Metrics) isAgentMessage_Message() {}
 
 func (*AgentMessage_Load) isAgentMessage_Message() {}
+
+func (*AgentMessage_Held) isAgentMessage_Message() {}
+
+// HeldIdentity is a workload certificate that came from elsewhere than this zone.
+type HeldIdentity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// DER.
+	Leaf          []byte `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldIdentity) Reset() {
+	*x = HeldIdentity{}
+	mi := &file_agent_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldIdentity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldIdentity) ProtoMessage() {}
+
+func (x *HeldIdentity) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldIdentity.ProtoReflect.Descriptor instead.
+func (*HeldIdentity) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *HeldIdentity) GetLeaf() []byte {
+	if x != nil {
+		return x.Leaf
+	}
+	return nil
+}
 
 // Hello is the first message of a session.
 type Hello struct {
@@ -573,7 +635,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_agent_proto_msgTypes[4]
+	mi := &file_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -585,7 +647,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[4]
+	mi := &file_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -598,7 +660,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{4}
+	return file_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Hello) GetSession() uint64 {
@@ -695,7 +757,7 @@ type IdentityRequest struct {
 
 func (x *IdentityRequest) Reset() {
 	*x = IdentityRequest{}
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +769,7 @@ func (x *IdentityRequest) String() string {
 func (*IdentityRequest) ProtoMessage() {}
 
 func (x *IdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +782,7 @@ func (x *IdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityRequest.ProtoReflect.Descriptor instead.
 func (*IdentityRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *IdentityRequest) GetRequest() []byte {
@@ -740,7 +802,7 @@ type InboundStates struct {
 
 func (x *InboundStates) Reset() {
 	*x = InboundStates{}
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +814,7 @@ func (x *InboundStates) String() string {
 func (*InboundStates) ProtoMessage() {}
 
 func (x *InboundStates) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +827,7 @@ func (x *InboundStates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundStates.ProtoReflect.Descriptor instead.
 func (*InboundStates) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *InboundStates) GetInbounds() []*InboundState {
@@ -788,7 +850,7 @@ type InboundState struct {
 
 func (x *InboundState) Reset() {
 	*x = InboundState{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +862,7 @@ func (x *InboundState) String() string {
 func (*InboundState) ProtoMessage() {}
 
 func (x *InboundState) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +875,7 @@ func (x *InboundState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundState.ProtoReflect.Descriptor instead.
 func (*InboundState) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *InboundState) GetSection() string {
@@ -850,7 +912,7 @@ type SecretStatus struct {
 
 func (x *SecretStatus) Reset() {
 	*x = SecretStatus{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +924,7 @@ func (x *SecretStatus) String() string {
 func (*SecretStatus) ProtoMessage() {}
 
 func (x *SecretStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +937,7 @@ func (x *SecretStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretStatus.ProtoReflect.Descriptor instead.
 func (*SecretStatus) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SecretStatus) GetIdentitySerial() string {
@@ -912,7 +974,7 @@ type ProxyStatus struct {
 
 func (x *ProxyStatus) Reset() {
 	*x = ProxyStatus{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +986,7 @@ func (x *ProxyStatus) String() string {
 func (*ProxyStatus) ProtoMessage() {}
 
 func (x *ProxyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +999,7 @@ func (x *ProxyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyStatus.ProtoReflect.Descriptor instead.
 func (*ProxyStatus) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ProxyStatus) GetRunning() bool {
@@ -971,7 +1033,7 @@ type MetricsStatus struct {
 
 func (x *MetricsStatus) Reset() {
 	*x = MetricsStatus{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1045,7 @@ func (x *MetricsStatus) String() string {
 func (*MetricsStatus) ProtoMessage() {}
 
 func (x *MetricsStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1058,7 @@ func (x *MetricsStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsStatus.ProtoReflect.Descriptor instead.
 func (*MetricsStatus) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MetricsStatus) GetProblems() []*MetricsProblem {
@@ -1017,7 +1079,7 @@ type MetricsProblem struct {
 
 func (x *MetricsProblem) Reset() {
 	*x = MetricsProblem{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1091,7 @@ func (x *MetricsProblem) String() string {
 func (*MetricsProblem) ProtoMessage() {}
 
 func (x *MetricsProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1104,7 @@ func (x *MetricsProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsProblem.ProtoReflect.Descriptor instead.
 func (*MetricsProblem) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MetricsProblem) GetBackend() string {
@@ -1073,7 +1135,7 @@ type LoadReport struct {
 
 func (x *LoadReport) Reset() {
 	*x = LoadReport{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1147,7 @@ func (x *LoadReport) String() string {
 func (*LoadReport) ProtoMessage() {}
 
 func (x *LoadReport) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1160,7 @@ func (x *LoadReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadReport.ProtoReflect.Descriptor instead.
 func (*LoadReport) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LoadReport) GetOverMs() int64 {
@@ -1144,7 +1206,7 @@ type Load struct {
 
 func (x *Load) Reset() {
 	*x = Load{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1218,7 @@ func (x *Load) String() string {
 func (*Load) ProtoMessage() {}
 
 func (x *Load) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1231,7 @@ func (x *Load) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Load.ProtoReflect.Descriptor instead.
 func (*Load) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Load) GetDestination() string {
@@ -1251,7 +1313,7 @@ type ControlRequest struct {
 
 func (x *ControlRequest) Reset() {
 	*x = ControlRequest{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1263,7 +1325,7 @@ func (x *ControlRequest) String() string {
 func (*ControlRequest) ProtoMessage() {}
 
 func (x *ControlRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1276,7 +1338,7 @@ func (x *ControlRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlRequest.ProtoReflect.Descriptor instead.
 func (*ControlRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ControlRequest) GetRequest() []byte {
@@ -1298,7 +1360,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1310,7 +1372,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1323,7 +1385,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Goodbye) GetReason() string {
@@ -1362,7 +1424,7 @@ type ZoneMessage struct {
 
 func (x *ZoneMessage) Reset() {
 	*x = ZoneMessage{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1436,7 @@ func (x *ZoneMessage) String() string {
 func (*ZoneMessage) ProtoMessage() {}
 
 func (x *ZoneMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1449,7 @@ func (x *ZoneMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneMessage.ProtoReflect.Descriptor instead.
 func (*ZoneMessage) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ZoneMessage) GetMessage() isZoneMessage_Message {
@@ -1591,7 +1653,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +1665,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +1678,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Welcome) GetZone() string {
@@ -1718,7 +1780,7 @@ type Names struct {
 
 func (x *Names) Reset() {
 	*x = Names{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +1792,7 @@ func (x *Names) String() string {
 func (*Names) ProtoMessage() {}
 
 func (x *Names) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +1805,7 @@ func (x *Names) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Names.ProtoReflect.Descriptor instead.
 func (*Names) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Names) GetVersion() string {
@@ -1800,7 +1862,7 @@ type NameRecord struct {
 
 func (x *NameRecord) Reset() {
 	*x = NameRecord{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1812,7 +1874,7 @@ func (x *NameRecord) String() string {
 func (*NameRecord) ProtoMessage() {}
 
 func (x *NameRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1825,7 +1887,7 @@ func (x *NameRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameRecord.ProtoReflect.Descriptor instead.
 func (*NameRecord) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NameRecord) GetName() string {
@@ -1852,7 +1914,7 @@ type Probes struct {
 
 func (x *Probes) Reset() {
 	*x = Probes{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1864,7 +1926,7 @@ func (x *Probes) String() string {
 func (*Probes) ProtoMessage() {}
 
 func (x *Probes) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1877,7 +1939,7 @@ func (x *Probes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probes.ProtoReflect.Descriptor instead.
 func (*Probes) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Probes) GetProbes() []*Probe {
@@ -1905,7 +1967,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1917,7 +1979,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1930,7 +1992,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Probe) GetSection() string {
@@ -1997,14 +2059,16 @@ type IdentityOffer struct {
 	// Empty while the authority is not ready: the agent waits for a further offer.
 	Issuer string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	// There is an identity for this proxy that cannot be given now; it must not run without.
-	Withheld      bool `protobuf:"varint,3,opt,name=withheld,proto3" json:"withheld,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Withheld bool `protobuf:"varint,3,opt,name=withheld,proto3" json:"withheld,omitempty"`
+	// The certificate comes from the SPIFFE Workload API on the agent's host; there is no issuer, and nothing to request here.
+	FromWorkloadApi bool `protobuf:"varint,4,opt,name=from_workload_api,json=fromWorkloadApi,proto3" json:"from_workload_api,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *IdentityOffer) Reset() {
 	*x = IdentityOffer{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2016,7 +2080,7 @@ func (x *IdentityOffer) String() string {
 func (*IdentityOffer) ProtoMessage() {}
 
 func (x *IdentityOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2029,7 +2093,7 @@ func (x *IdentityOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityOffer.ProtoReflect.Descriptor instead.
 func (*IdentityOffer) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *IdentityOffer) GetSpiffeId() string {
@@ -2049,6 +2113,13 @@ func (x *IdentityOffer) GetIssuer() string {
 func (x *IdentityOffer) GetWithheld() bool {
 	if x != nil {
 		return x.Withheld
+	}
+	return false
+}
+
+func (x *IdentityOffer) GetFromWorkloadApi() bool {
+	if x != nil {
+		return x.FromWorkloadApi
 	}
 	return false
 }
@@ -2074,7 +2145,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2086,7 +2157,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2099,7 +2170,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Identity) GetChain() [][]byte {
@@ -2169,7 +2240,7 @@ type Trust struct {
 
 func (x *Trust) Reset() {
 	*x = Trust{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2181,7 +2252,7 @@ func (x *Trust) String() string {
 func (*Trust) ProtoMessage() {}
 
 func (x *Trust) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2194,7 +2265,7 @@ func (x *Trust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trust.ProtoReflect.Descriptor instead.
 func (*Trust) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Trust) GetVersion() string {
@@ -2224,7 +2295,7 @@ type ExternalSecrets struct {
 
 func (x *ExternalSecrets) Reset() {
 	*x = ExternalSecrets{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2236,7 +2307,7 @@ func (x *ExternalSecrets) String() string {
 func (*ExternalSecrets) ProtoMessage() {}
 
 func (x *ExternalSecrets) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2249,7 +2320,7 @@ func (x *ExternalSecrets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExternalSecrets.ProtoReflect.Descriptor instead.
 func (*ExternalSecrets) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExternalSecrets) GetSecrets() []*ExternalSecret {
@@ -2279,7 +2350,7 @@ type ExternalSecret struct {
 
 func (x *ExternalSecret) Reset() {
 	*x = ExternalSecret{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2362,7 @@ func (x *ExternalSecret) String() string {
 func (*ExternalSecret) ProtoMessage() {}
 
 func (x *ExternalSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2375,7 @@ func (x *ExternalSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExternalSecret.ProtoReflect.Descriptor instead.
 func (*ExternalSecret) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExternalSecret) GetName() string {
@@ -2346,7 +2417,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2358,7 +2429,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2371,7 +2442,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -2399,7 +2470,7 @@ type ControlCertificate struct {
 
 func (x *ControlCertificate) Reset() {
 	*x = ControlCertificate{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2411,7 +2482,7 @@ func (x *ControlCertificate) String() string {
 func (*ControlCertificate) ProtoMessage() {}
 
 func (x *ControlCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2424,7 +2495,7 @@ func (x *ControlCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlCertificate.ProtoReflect.Descriptor instead.
 func (*ControlCertificate) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ControlCertificate) GetChain() [][]byte {
@@ -2459,7 +2530,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2542,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2555,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Problem) GetSeverity() Problem_Severity {
@@ -2511,7 +2582,7 @@ type GoodbyeDone struct {
 
 func (x *GoodbyeDone) Reset() {
 	*x = GoodbyeDone{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2523,7 +2594,7 @@ func (x *GoodbyeDone) String() string {
 func (*GoodbyeDone) ProtoMessage() {}
 
 func (x *GoodbyeDone) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2536,7 +2607,7 @@ func (x *GoodbyeDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GoodbyeDone.ProtoReflect.Descriptor instead.
 func (*GoodbyeDone) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GoodbyeDone) GetUnconfirmed() string {
@@ -2563,7 +2634,7 @@ type Metrics struct {
 
 func (x *Metrics) Reset() {
 	*x = Metrics{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2575,7 +2646,7 @@ func (x *Metrics) String() string {
 func (*Metrics) ProtoMessage() {}
 
 func (x *Metrics) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2588,7 +2659,7 @@ func (x *Metrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metrics.ProtoReflect.Descriptor instead.
 func (*Metrics) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Metrics) GetAddress() string {
@@ -2648,7 +2719,7 @@ type MetricsSidecar struct {
 
 func (x *MetricsSidecar) Reset() {
 	*x = MetricsSidecar{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2660,7 +2731,7 @@ func (x *MetricsSidecar) String() string {
 func (*MetricsSidecar) ProtoMessage() {}
 
 func (x *MetricsSidecar) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2673,7 +2744,7 @@ func (x *MetricsSidecar) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsSidecar.ProtoReflect.Descriptor instead.
 func (*MetricsSidecar) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *MetricsSidecar) GetProfiles() []string {
@@ -2715,7 +2786,7 @@ type MetricsSelector struct {
 
 func (x *MetricsSelector) Reset() {
 	*x = MetricsSelector{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +2798,7 @@ func (x *MetricsSelector) String() string {
 func (*MetricsSelector) ProtoMessage() {}
 
 func (x *MetricsSelector) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +2811,7 @@ func (x *MetricsSelector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsSelector.ProtoReflect.Descriptor instead.
 func (*MetricsSelector) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MetricsSelector) GetType() string {
@@ -2770,7 +2841,7 @@ type MetricsApplication struct {
 
 func (x *MetricsApplication) Reset() {
 	*x = MetricsApplication{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2782,7 +2853,7 @@ func (x *MetricsApplication) String() string {
 func (*MetricsApplication) ProtoMessage() {}
 
 func (x *MetricsApplication) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2795,7 +2866,7 @@ func (x *MetricsApplication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsApplication.ProtoReflect.Descriptor instead.
 func (*MetricsApplication) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MetricsApplication) GetName() string {
@@ -2840,7 +2911,7 @@ type PrometheusBackend struct {
 
 func (x *PrometheusBackend) Reset() {
 	*x = PrometheusBackend{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2852,7 +2923,7 @@ func (x *PrometheusBackend) String() string {
 func (*PrometheusBackend) ProtoMessage() {}
 
 func (x *PrometheusBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2865,7 +2936,7 @@ func (x *PrometheusBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrometheusBackend.ProtoReflect.Descriptor instead.
 func (*PrometheusBackend) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PrometheusBackend) GetPort() uint32 {
@@ -2908,7 +2979,7 @@ type MetricsCollector struct {
 
 func (x *MetricsCollector) Reset() {
 	*x = MetricsCollector{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +2991,7 @@ func (x *MetricsCollector) String() string {
 func (*MetricsCollector) ProtoMessage() {}
 
 func (x *MetricsCollector) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +3004,7 @@ func (x *MetricsCollector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsCollector.ProtoReflect.Descriptor instead.
 func (*MetricsCollector) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *MetricsCollector) GetName() string {
@@ -2981,7 +3052,7 @@ type Collector struct {
 
 func (x *Collector) Reset() {
 	*x = Collector{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2993,7 +3064,7 @@ func (x *Collector) String() string {
 func (*Collector) ProtoMessage() {}
 
 func (x *Collector) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3006,7 +3077,7 @@ func (x *Collector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Collector.ProtoReflect.Descriptor instead.
 func (*Collector) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Collector) GetAddress() string {
@@ -3094,7 +3165,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x12\n" +
 	"\x04zone\x18\x05 \x01(\tR\x04zone\x12\x19\n" +
 	"\bclock_ms\x18\x06 \x01(\x03R\aclockMs\x12\x1a\n" +
-	"\bwarnings\x18\a \x03(\tR\bwarnings\"\xca\x04\n" +
+	"\bwarnings\x18\a \x03(\tR\bwarnings\"\x81\x05\n" +
 	"\fAgentMessage\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.causeway.agent.v1.HelloH\x00R\x05hello\x12O\n" +
 	"\x10identity_request\x18\x02 \x01(\v2\".causeway.agent.v1.IdentityRequestH\x00R\x0fidentityRequest\x12>\n" +
@@ -3104,8 +3175,12 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fcontrol_request\x18\x06 \x01(\v2!.causeway.agent.v1.ControlRequestH\x00R\x0econtrolRequest\x126\n" +
 	"\agoodbye\x18\a \x01(\v2\x1a.causeway.agent.v1.GoodbyeH\x00R\agoodbye\x12<\n" +
 	"\ametrics\x18\b \x01(\v2 .causeway.agent.v1.MetricsStatusH\x00R\ametrics\x123\n" +
-	"\x04load\x18\t \x01(\v2\x1d.causeway.agent.v1.LoadReportH\x00R\x04loadB\t\n" +
-	"\amessage\"\xec\x03\n" +
+	"\x04load\x18\t \x01(\v2\x1d.causeway.agent.v1.LoadReportH\x00R\x04load\x125\n" +
+	"\x04held\x18\n" +
+	" \x01(\v2\x1f.causeway.agent.v1.HeldIdentityH\x00R\x04heldB\t\n" +
+	"\amessage\"\"\n" +
+	"\fHeldIdentity\x12\x12\n" +
+	"\x04leaf\x18\x01 \x01(\fR\x04leaf\"\xec\x03\n" +
 	"\x05Hello\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x127\n" +
 	"\bversions\x18\x02 \x01(\v2\x1b.causeway.agent.v1.VersionsR\bversions\x12\x1a\n" +
@@ -3215,11 +3290,12 @@ const file_agent_proto_rawDesc = "" +
 	"timeout_ms\x18\x05 \x01(\x03R\ttimeoutMs\x12/\n" +
 	"\x13unhealthy_threshold\x18\x06 \x01(\rR\x12unhealthyThreshold\x12+\n" +
 	"\x11healthy_threshold\x18\a \x01(\rR\x10healthyThreshold\x12\x1b\n" +
-	"\thttp_path\x18\b \x01(\tR\bhttpPath\"`\n" +
+	"\thttp_path\x18\b \x01(\tR\bhttpPath\"\x8c\x01\n" +
 	"\rIdentityOffer\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x1a\n" +
-	"\bwithheld\x18\x03 \x01(\bR\bwithheld\"\xf0\x01\n" +
+	"\bwithheld\x18\x03 \x01(\bR\bwithheld\x12*\n" +
+	"\x11from_workload_api\x18\x04 \x01(\bR\x0ffromWorkloadApi\"\xf0\x01\n" +
 	"\bIdentity\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x16\n" +
@@ -3323,101 +3399,103 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_agent_proto_goTypes = []any{
 	(Problem_Severity)(0),      // 0: causeway.agent.v1.Problem.Severity
 	(*Versions)(nil),           // 1: causeway.agent.v1.Versions
 	(*EnrollRequest)(nil),      // 2: causeway.agent.v1.EnrollRequest
 	(*EnrollResponse)(nil),     // 3: causeway.agent.v1.EnrollResponse
 	(*AgentMessage)(nil),       // 4: causeway.agent.v1.AgentMessage
-	(*Hello)(nil),              // 5: causeway.agent.v1.Hello
-	(*IdentityRequest)(nil),    // 6: causeway.agent.v1.IdentityRequest
-	(*InboundStates)(nil),      // 7: causeway.agent.v1.InboundStates
-	(*InboundState)(nil),       // 8: causeway.agent.v1.InboundState
-	(*SecretStatus)(nil),       // 9: causeway.agent.v1.SecretStatus
-	(*ProxyStatus)(nil),        // 10: causeway.agent.v1.ProxyStatus
-	(*MetricsStatus)(nil),      // 11: causeway.agent.v1.MetricsStatus
-	(*MetricsProblem)(nil),     // 12: causeway.agent.v1.MetricsProblem
-	(*LoadReport)(nil),         // 13: causeway.agent.v1.LoadReport
-	(*Load)(nil),               // 14: causeway.agent.v1.Load
-	(*ControlRequest)(nil),     // 15: causeway.agent.v1.ControlRequest
-	(*Goodbye)(nil),            // 16: causeway.agent.v1.Goodbye
-	(*ZoneMessage)(nil),        // 17: causeway.agent.v1.ZoneMessage
-	(*Welcome)(nil),            // 18: causeway.agent.v1.Welcome
-	(*Names)(nil),              // 19: causeway.agent.v1.Names
-	(*NameRecord)(nil),         // 20: causeway.agent.v1.NameRecord
-	(*Probes)(nil),             // 21: causeway.agent.v1.Probes
-	(*Probe)(nil),              // 22: causeway.agent.v1.Probe
-	(*IdentityOffer)(nil),      // 23: causeway.agent.v1.IdentityOffer
-	(*Identity)(nil),           // 24: causeway.agent.v1.Identity
-	(*Trust)(nil),              // 25: causeway.agent.v1.Trust
-	(*ExternalSecrets)(nil),    // 26: causeway.agent.v1.ExternalSecrets
-	(*ExternalSecret)(nil),     // 27: causeway.agent.v1.ExternalSecret
-	(*Bundle)(nil),             // 28: causeway.agent.v1.Bundle
-	(*ControlCertificate)(nil), // 29: causeway.agent.v1.ControlCertificate
-	(*Problem)(nil),            // 30: causeway.agent.v1.Problem
-	(*GoodbyeDone)(nil),        // 31: causeway.agent.v1.GoodbyeDone
-	(*Metrics)(nil),            // 32: causeway.agent.v1.Metrics
-	(*MetricsSidecar)(nil),     // 33: causeway.agent.v1.MetricsSidecar
-	(*MetricsSelector)(nil),    // 34: causeway.agent.v1.MetricsSelector
-	(*MetricsApplication)(nil), // 35: causeway.agent.v1.MetricsApplication
-	(*PrometheusBackend)(nil),  // 36: causeway.agent.v1.PrometheusBackend
-	(*MetricsCollector)(nil),   // 37: causeway.agent.v1.MetricsCollector
-	(*Collector)(nil),          // 38: causeway.agent.v1.Collector
-	nil,                        // 39: causeway.agent.v1.Metrics.LabelsEntry
+	(*HeldIdentity)(nil),       // 5: causeway.agent.v1.HeldIdentity
+	(*Hello)(nil),              // 6: causeway.agent.v1.Hello
+	(*IdentityRequest)(nil),    // 7: causeway.agent.v1.IdentityRequest
+	(*InboundStates)(nil),      // 8: causeway.agent.v1.InboundStates
+	(*InboundState)(nil),       // 9: causeway.agent.v1.InboundState
+	(*SecretStatus)(nil),       // 10: causeway.agent.v1.SecretStatus
+	(*ProxyStatus)(nil),        // 11: causeway.agent.v1.ProxyStatus
+	(*MetricsStatus)(nil),      // 12: causeway.agent.v1.MetricsStatus
+	(*MetricsProblem)(nil),     // 13: causeway.agent.v1.MetricsProblem
+	(*LoadReport)(nil),         // 14: causeway.agent.v1.LoadReport
+	(*Load)(nil),               // 15: causeway.agent.v1.Load
+	(*ControlRequest)(nil),     // 16: causeway.agent.v1.ControlRequest
+	(*Goodbye)(nil),            // 17: causeway.agent.v1.Goodbye
+	(*ZoneMessage)(nil),        // 18: causeway.agent.v1.ZoneMessage
+	(*Welcome)(nil),            // 19: causeway.agent.v1.Welcome
+	(*Names)(nil),              // 20: causeway.agent.v1.Names
+	(*NameRecord)(nil),         // 21: causeway.agent.v1.NameRecord
+	(*Probes)(nil),             // 22: causeway.agent.v1.Probes
+	(*Probe)(nil),              // 23: causeway.agent.v1.Probe
+	(*IdentityOffer)(nil),      // 24: causeway.agent.v1.IdentityOffer
+	(*Identity)(nil),           // 25: causeway.agent.v1.Identity
+	(*Trust)(nil),              // 26: causeway.agent.v1.Trust
+	(*ExternalSecrets)(nil),    // 27: causeway.agent.v1.ExternalSecrets
+	(*ExternalSecret)(nil),     // 28: causeway.agent.v1.ExternalSecret
+	(*Bundle)(nil),             // 29: causeway.agent.v1.Bundle
+	(*ControlCertificate)(nil), // 30: causeway.agent.v1.ControlCertificate
+	(*Problem)(nil),            // 31: causeway.agent.v1.Problem
+	(*GoodbyeDone)(nil),        // 32: causeway.agent.v1.GoodbyeDone
+	(*Metrics)(nil),            // 33: causeway.agent.v1.Metrics
+	(*MetricsSidecar)(nil),     // 34: causeway.agent.v1.MetricsSidecar
+	(*MetricsSelector)(nil),    // 35: causeway.agent.v1.MetricsSelector
+	(*MetricsApplication)(nil), // 36: causeway.agent.v1.MetricsApplication
+	(*PrometheusBackend)(nil),  // 37: causeway.agent.v1.PrometheusBackend
+	(*MetricsCollector)(nil),   // 38: causeway.agent.v1.MetricsCollector
+	(*Collector)(nil),          // 39: causeway.agent.v1.Collector
+	nil,                        // 40: causeway.agent.v1.Metrics.LabelsEntry
 }
 var file_agent_proto_depIdxs = []int32{
-	5,  // 0: causeway.agent.v1.AgentMessage.hello:type_name -> causeway.agent.v1.Hello
-	6,  // 1: causeway.agent.v1.AgentMessage.identity_request:type_name -> causeway.agent.v1.IdentityRequest
-	7,  // 2: causeway.agent.v1.AgentMessage.inbounds:type_name -> causeway.agent.v1.InboundStates
-	9,  // 3: causeway.agent.v1.AgentMessage.secrets:type_name -> causeway.agent.v1.SecretStatus
-	10, // 4: causeway.agent.v1.AgentMessage.proxy:type_name -> causeway.agent.v1.ProxyStatus
-	15, // 5: causeway.agent.v1.AgentMessage.control_request:type_name -> causeway.agent.v1.ControlRequest
-	16, // 6: causeway.agent.v1.AgentMessage.goodbye:type_name -> causeway.agent.v1.Goodbye
-	11, // 7: causeway.agent.v1.AgentMessage.metrics:type_name -> causeway.agent.v1.MetricsStatus
-	13, // 8: causeway.agent.v1.AgentMessage.load:type_name -> causeway.agent.v1.LoadReport
-	1,  // 9: causeway.agent.v1.Hello.versions:type_name -> causeway.agent.v1.Versions
-	7,  // 10: causeway.agent.v1.Hello.inbounds:type_name -> causeway.agent.v1.InboundStates
-	9,  // 11: causeway.agent.v1.Hello.secrets:type_name -> causeway.agent.v1.SecretStatus
-	10, // 12: causeway.agent.v1.Hello.proxy:type_name -> causeway.agent.v1.ProxyStatus
-	8,  // 13: causeway.agent.v1.InboundStates.inbounds:type_name -> causeway.agent.v1.InboundState
-	12, // 14: causeway.agent.v1.MetricsStatus.problems:type_name -> causeway.agent.v1.MetricsProblem
-	14, // 15: causeway.agent.v1.LoadReport.loads:type_name -> causeway.agent.v1.Load
-	18, // 16: causeway.agent.v1.ZoneMessage.welcome:type_name -> causeway.agent.v1.Welcome
-	23, // 17: causeway.agent.v1.ZoneMessage.offer:type_name -> causeway.agent.v1.IdentityOffer
-	24, // 18: causeway.agent.v1.ZoneMessage.identity:type_name -> causeway.agent.v1.Identity
-	25, // 19: causeway.agent.v1.ZoneMessage.trust:type_name -> causeway.agent.v1.Trust
-	29, // 20: causeway.agent.v1.ZoneMessage.control:type_name -> causeway.agent.v1.ControlCertificate
-	30, // 21: causeway.agent.v1.ZoneMessage.problem:type_name -> causeway.agent.v1.Problem
-	31, // 22: causeway.agent.v1.ZoneMessage.goodbye_done:type_name -> causeway.agent.v1.GoodbyeDone
-	21, // 23: causeway.agent.v1.ZoneMessage.probes:type_name -> causeway.agent.v1.Probes
-	19, // 24: causeway.agent.v1.ZoneMessage.names:type_name -> causeway.agent.v1.Names
-	32, // 25: causeway.agent.v1.ZoneMessage.metrics:type_name -> causeway.agent.v1.Metrics
-	26, // 26: causeway.agent.v1.ZoneMessage.external:type_name -> causeway.agent.v1.ExternalSecrets
-	22, // 27: causeway.agent.v1.Welcome.probes:type_name -> causeway.agent.v1.Probe
-	23, // 28: causeway.agent.v1.Welcome.offer:type_name -> causeway.agent.v1.IdentityOffer
-	20, // 29: causeway.agent.v1.Names.records:type_name -> causeway.agent.v1.NameRecord
-	22, // 30: causeway.agent.v1.Probes.probes:type_name -> causeway.agent.v1.Probe
-	28, // 31: causeway.agent.v1.Trust.bundles:type_name -> causeway.agent.v1.Bundle
-	27, // 32: causeway.agent.v1.ExternalSecrets.secrets:type_name -> causeway.agent.v1.ExternalSecret
-	0,  // 33: causeway.agent.v1.Problem.severity:type_name -> causeway.agent.v1.Problem.Severity
-	39, // 34: causeway.agent.v1.Metrics.labels:type_name -> causeway.agent.v1.Metrics.LabelsEntry
-	33, // 35: causeway.agent.v1.Metrics.sidecar:type_name -> causeway.agent.v1.MetricsSidecar
-	35, // 36: causeway.agent.v1.Metrics.applications:type_name -> causeway.agent.v1.MetricsApplication
-	36, // 37: causeway.agent.v1.Metrics.prometheus:type_name -> causeway.agent.v1.PrometheusBackend
-	37, // 38: causeway.agent.v1.Metrics.collectors:type_name -> causeway.agent.v1.MetricsCollector
-	34, // 39: causeway.agent.v1.MetricsSidecar.exclude:type_name -> causeway.agent.v1.MetricsSelector
-	34, // 40: causeway.agent.v1.MetricsSidecar.include:type_name -> causeway.agent.v1.MetricsSelector
-	38, // 41: causeway.agent.v1.MetricsCollector.collector:type_name -> causeway.agent.v1.Collector
-	2,  // 42: causeway.agent.v1.Agent.Enroll:input_type -> causeway.agent.v1.EnrollRequest
-	4,  // 43: causeway.agent.v1.Agent.Session:input_type -> causeway.agent.v1.AgentMessage
-	3,  // 44: causeway.agent.v1.Agent.Enroll:output_type -> causeway.agent.v1.EnrollResponse
-	17, // 45: causeway.agent.v1.Agent.Session:output_type -> causeway.agent.v1.ZoneMessage
-	44, // [44:46] is the sub-list for method output_type
-	42, // [42:44] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	6,  // 0: causeway.agent.v1.AgentMessage.hello:type_name -> causeway.agent.v1.Hello
+	7,  // 1: causeway.agent.v1.AgentMessage.identity_request:type_name -> causeway.agent.v1.IdentityRequest
+	8,  // 2: causeway.agent.v1.AgentMessage.inbounds:type_name -> causeway.agent.v1.InboundStates
+	10, // 3: causeway.agent.v1.AgentMessage.secrets:type_name -> causeway.agent.v1.SecretStatus
+	11, // 4: causeway.agent.v1.AgentMessage.proxy:type_name -> causeway.agent.v1.ProxyStatus
+	16, // 5: causeway.agent.v1.AgentMessage.control_request:type_name -> causeway.agent.v1.ControlRequest
+	17, // 6: causeway.agent.v1.AgentMessage.goodbye:type_name -> causeway.agent.v1.Goodbye
+	12, // 7: causeway.agent.v1.AgentMessage.metrics:type_name -> causeway.agent.v1.MetricsStatus
+	14, // 8: causeway.agent.v1.AgentMessage.load:type_name -> causeway.agent.v1.LoadReport
+	5,  // 9: causeway.agent.v1.AgentMessage.held:type_name -> causeway.agent.v1.HeldIdentity
+	1,  // 10: causeway.agent.v1.Hello.versions:type_name -> causeway.agent.v1.Versions
+	8,  // 11: causeway.agent.v1.Hello.inbounds:type_name -> causeway.agent.v1.InboundStates
+	10, // 12: causeway.agent.v1.Hello.secrets:type_name -> causeway.agent.v1.SecretStatus
+	11, // 13: causeway.agent.v1.Hello.proxy:type_name -> causeway.agent.v1.ProxyStatus
+	9,  // 14: causeway.agent.v1.InboundStates.inbounds:type_name -> causeway.agent.v1.InboundState
+	13, // 15: causeway.agent.v1.MetricsStatus.problems:type_name -> causeway.agent.v1.MetricsProblem
+	15, // 16: causeway.agent.v1.LoadReport.loads:type_name -> causeway.agent.v1.Load
+	19, // 17: causeway.agent.v1.ZoneMessage.welcome:type_name -> causeway.agent.v1.Welcome
+	24, // 18: causeway.agent.v1.ZoneMessage.offer:type_name -> causeway.agent.v1.IdentityOffer
+	25, // 19: causeway.agent.v1.ZoneMessage.identity:type_name -> causeway.agent.v1.Identity
+	26, // 20: causeway.agent.v1.ZoneMessage.trust:type_name -> causeway.agent.v1.Trust
+	30, // 21: causeway.agent.v1.ZoneMessage.control:type_name -> causeway.agent.v1.ControlCertificate
+	31, // 22: causeway.agent.v1.ZoneMessage.problem:type_name -> causeway.agent.v1.Problem
+	32, // 23: causeway.agent.v1.ZoneMessage.goodbye_done:type_name -> causeway.agent.v1.GoodbyeDone
+	22, // 24: causeway.agent.v1.ZoneMessage.probes:type_name -> causeway.agent.v1.Probes
+	20, // 25: causeway.agent.v1.ZoneMessage.names:type_name -> causeway.agent.v1.Names
+	33, // 26: causeway.agent.v1.ZoneMessage.metrics:type_name -> causeway.agent.v1.Metrics
+	27, // 27: causeway.agent.v1.ZoneMessage.external:type_name -> causeway.agent.v1.ExternalSecrets
+	23, // 28: causeway.agent.v1.Welcome.probes:type_name -> causeway.agent.v1.Probe
+	24, // 29: causeway.agent.v1.Welcome.offer:type_name -> causeway.agent.v1.IdentityOffer
+	21, // 30: causeway.agent.v1.Names.records:type_name -> causeway.agent.v1.NameRecord
+	23, // 31: causeway.agent.v1.Probes.probes:type_name -> causeway.agent.v1.Probe
+	29, // 32: causeway.agent.v1.Trust.bundles:type_name -> causeway.agent.v1.Bundle
+	28, // 33: causeway.agent.v1.ExternalSecrets.secrets:type_name -> causeway.agent.v1.ExternalSecret
+	0,  // 34: causeway.agent.v1.Problem.severity:type_name -> causeway.agent.v1.Problem.Severity
+	40, // 35: causeway.agent.v1.Metrics.labels:type_name -> causeway.agent.v1.Metrics.LabelsEntry
+	34, // 36: causeway.agent.v1.Metrics.sidecar:type_name -> causeway.agent.v1.MetricsSidecar
+	36, // 37: causeway.agent.v1.Metrics.applications:type_name -> causeway.agent.v1.MetricsApplication
+	37, // 38: causeway.agent.v1.Metrics.prometheus:type_name -> causeway.agent.v1.PrometheusBackend
+	38, // 39: causeway.agent.v1.Metrics.collectors:type_name -> causeway.agent.v1.MetricsCollector
+	35, // 40: causeway.agent.v1.MetricsSidecar.exclude:type_name -> causeway.agent.v1.MetricsSelector
+	35, // 41: causeway.agent.v1.MetricsSidecar.include:type_name -> causeway.agent.v1.MetricsSelector
+	39, // 42: causeway.agent.v1.MetricsCollector.collector:type_name -> causeway.agent.v1.Collector
+	2,  // 43: causeway.agent.v1.Agent.Enroll:input_type -> causeway.agent.v1.EnrollRequest
+	4,  // 44: causeway.agent.v1.Agent.Session:input_type -> causeway.agent.v1.AgentMessage
+	3,  // 45: causeway.agent.v1.Agent.Enroll:output_type -> causeway.agent.v1.EnrollResponse
+	18, // 46: causeway.agent.v1.Agent.Session:output_type -> causeway.agent.v1.ZoneMessage
+	45, // [45:47] is the sub-list for method output_type
+	43, // [43:45] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -3435,8 +3513,9 @@ func file_agent_proto_init() {
 		(*AgentMessage_Goodbye)(nil),
 		(*AgentMessage_Metrics)(nil),
 		(*AgentMessage_Load)(nil),
+		(*AgentMessage_Held)(nil),
 	}
-	file_agent_proto_msgTypes[16].OneofWrappers = []any{
+	file_agent_proto_msgTypes[17].OneofWrappers = []any{
 		(*ZoneMessage_Welcome)(nil),
 		(*ZoneMessage_Offer)(nil),
 		(*ZoneMessage_Identity)(nil),
@@ -3455,7 +3534,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

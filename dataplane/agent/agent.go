@@ -32,6 +32,7 @@ import (
 	"github.com/causeway-mesh/causeway/dataplane/probe"
 	"github.com/causeway-mesh/causeway/dataplane/relay"
 	"github.com/causeway-mesh/causeway/dataplane/sds"
+	"github.com/causeway-mesh/causeway/dataplane/spire"
 	"github.com/causeway-mesh/causeway/dataplane/telemetry"
 )
 
@@ -54,6 +55,7 @@ type agent struct {
 	load       *load.Server
 	metrics    *metrics.Server
 	telemetry  *telemetry.Forwarder
+	spire      *spire.Source
 	relay      *relay.Server
 	link       *link
 	supervisor *supervisor
@@ -160,6 +162,7 @@ func (a *agent) run(ctx context.Context) error {
 	a.prober = probe.New(a.log)
 	a.secrets = sds.New(a.log)
 	a.secrets.UseAuthorities(a.cfg.Envoy.AuthoritiesFile)
+	a.spire = spire.New(a.cfg.SPIRESocket, a.secrets, a.log)
 	a.supervisor = newSupervisor(a.cfg.Launch, newAdmin(a.adminSocket()), a.log)
 	a.supervisor.check = func() error { return checkSockets(a.self.sockets) }
 	a.link = newLink(a)
@@ -177,6 +180,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.prober.Run(work) })
 	g.Go(func() error { return a.metrics.Run(work) })
 	g.Go(func() error { return a.telemetry.Run(work) })
+	g.Go(func() error { return a.spire.Run(work) })
 	g.Go(func() error { return a.link.run(work) })
 	g.Go(func() error {
 		defer close(proxyStopped)

@@ -27,6 +27,7 @@ type Config struct {
 	RuntimeDir       string        `json:"runtimeDir" doc:"private directory for sockets and locks, shared by the agents of one user; default one per user below the temporary directory"`
 	ReadinessAddress string        `json:"readinessAddress" doc:"host:port or unix:/path of the readiness check GET /ready; empty turns it off"`
 	BindOutbounds    bool          `json:"bindOutbounds" doc:"without transparent proxying, bind an address per destination on a loopback block of this proxy's own"`
+	SPIRESocket      string        `json:"spireSocket" doc:"Unix socket of the SPIFFE Workload API, for meshes whose identities come from SPIRE"`
 	DrainTime        time.Duration `json:"drainTime" doc:"how long connections may take to end when the proxy stops; 0 stops at once and tells nobody"`
 	LoadInterval     time.Duration `json:"loadInterval" doc:"how often the traffic of the proxy is counted and told to the zone; 0 turns it off"`
 	Metrics          MetricsConfig `json:"metrics"`
@@ -99,6 +100,7 @@ func Default() Config {
 		Zone:          ZoneConfig{Addresses: []string{"127.0.0.1:5678"}},
 		Envoy:         EnvoyConfig{LogLevel: "warning", Concurrency: 1},
 		RuntimeDir:    defaultRuntimeDir(),
+		SPIRESocket:   "/run/spire/agent-sockets/spire-agent.sock",
 		BindOutbounds: true, DrainTime: 30 * time.Second, LoadInterval: 10 * time.Second,
 		Log: LogConfig{Level: "info", Format: "text"},
 	}
@@ -133,6 +135,9 @@ func (c Config) Validate() resource.Problems {
 	}
 	if c.RuntimeDir == "" || !filepath.IsAbs(c.RuntimeDir) {
 		ps.Add("runtimeDir", "must be an absolute path, not %s", resource.Quote(c.RuntimeDir))
+	}
+	if !filepath.IsAbs(c.SPIRESocket) {
+		ps.Add("spireSocket", "must be an absolute path, not %s", resource.Quote(c.SPIRESocket))
 	}
 	if c.ReadinessAddress != "" && !strings.HasPrefix(c.ReadinessAddress, "unix:/") {
 		if _, _, err := net.SplitHostPort(c.ReadinessAddress); err != nil {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -293,7 +294,9 @@ func (l *link) hello() *agentapi.Hello {
 	if a.names != nil {
 		h.Features, h.NamesVersion = append(h.Features, agentapi.FeatureNames), a.names.Version()
 	}
-	if l.identity.valid() {
+	if held, _ := l.a.spire.Held(); l.offer.GetFromWorkloadApi() && held.Valid() {
+		h.IdentityLeaf = held.Leaf
+	} else if l.identity.valid() {
 		h.IdentityLeaf = l.identity.chain[0]
 	}
 	return h
@@ -389,6 +392,14 @@ func (l *link) exchange(ctx context.Context, stream agentapi.Agent_SessionClient
 			out = &agentapi.AgentMessage{Message: &agentapi.AgentMessage_Inbounds{Inbounds: l.inbounds()}}
 		case <-l.a.secrets.Changed():
 			out = &agentapi.AgentMessage{Message: &agentapi.AgentMessage_Secrets{Secrets: l.secrets()}}
+		case <-l.a.spire.Changed():
+			l.startIfReady()
+			held, _ := l.a.spire.Held()
+			if !held.Valid() {
+				timer.Stop()
+				continue
+			}
+			out = &agentapi.AgentMessage{Message: &agentapi.AgentMessage_Held{Held: &agentapi.HeldIdentity{Leaf: held.Leaf}}}
 		case <-l.a.supervisor.changed:
 			out = &agentapi.AgentMessage{Message: &agentapi.AgentMessage_Proxy{Proxy: l.proxy()}}
 		case <-l.a.metrics.Changed():
@@ -487,7 +498,15 @@ func (l *link) offered(o *agentapi.IdentityOffer) {
 	if o == nil {
 		o = &agentapi.IdentityOffer{}
 	}
+	elsewhere := l.offer.GetFromWorkloadApi()
 	l.offer, l.askAt = o, time.Time{}
+	if o.GetFromWorkloadApi() {
+		l.identity, l.unverified = nil, nil
+		l.a.spire.Want(o.GetSpiffeId())
+	} else if elsewhere {
+		l.a.spire.Want("")
+		l.trusted(l.trust)
+	}
 	switch {
 	case o.GetSpiffeId() == "", o.GetIssuer() == "":
 	case !l.identity.valid() || l.identity.spiffeID != o.GetSpiffeId():
@@ -583,6 +602,11 @@ func (l *link) trusted(t *agentapi.Trust) {
 	for _, b := range t.GetBundles() {
 		bundles = append(bundles, sds.Bundle{Domain: b.GetTrustDomain(), PEM: b.GetPem()})
 	}
+	l.a.spire.Trust(t.GetVersion(), bundles)
+	if l.offer.GetFromWorkloadApi() {
+		l.startIfReady()
+		return
+	}
 	if len(bundles) == 0 {
 		// Envoy would take no bundle for trust in everybody; it keeps what it has.
 		l.startIfReady()
@@ -661,6 +685,14 @@ func verify(h *held, t *agentapi.Trust) error {
 func (l *link) startIfReady() {
 	o := l.offer
 	switch {
+	case o.GetFromWorkloadApi():
+		held, problem := l.a.spire.Held()
+		if !held.Valid() {
+			l.wait(strings.TrimSuffix("a workload certificate from SPIRE: "+problem, ": "))
+			return
+		}
+		l.wait("envoy and its first configuration")
+		l.readyOnce.Do(func() { close(l.ready) })
 	case o == nil || o.GetWithheld():
 		l.wait("an identity that the zone cannot give; see the problem it reports")
 	case o.GetSpiffeId() == "" || l.identity.valid() && l.identity.spiffeID == o.GetSpiffeId():

@@ -8,7 +8,7 @@ package sds
 
 import (
 	"context"
-	"crypto/ecdsa"
+	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -106,7 +106,7 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // SetIdentity serves a key with its certificate chain (DER, leaf first). It refuses what Envoy would refuse.
-func (s *Server) SetIdentity(key *ecdsa.PrivateKey, chain [][]byte) error {
+func (s *Server) SetIdentity(key crypto.Signer, chain [][]byte) error {
 	if key == nil || len(chain) == 0 {
 		return errors.New("identity: key or certificate is missing")
 	}
@@ -121,7 +121,7 @@ func (s *Server) SetIdentity(key *ecdsa.PrivateKey, chain [][]byte) error {
 	if err != nil {
 		return fmt.Errorf("identity: %w", err)
 	}
-	if !key.PublicKey.Equal(leaf.PublicKey) {
+	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(leaf.PublicKey) {
 		return errors.New("identity: the certificate is for another key")
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)

@@ -30,6 +30,7 @@ func TestTraffic(t *testing.T) {
 		{name: "external", run: testExternal, skip: []string{"MeshRetry"}},
 		{name: "external-tls", run: testExternalTLS, skip: []string{"MeshRetry"}},
 		{name: "external-policies", run: testExternalPolicies},
+		{name: "spire", run: testSPIRE},
 		{name: "plain", run: testPlain},
 		{name: "secure", run: testSecure},
 		{name: "permissive", run: testPermissive},

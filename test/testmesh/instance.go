@@ -45,6 +45,8 @@ type Workload struct {
 	Token Token
 	// Zone lists the instances of the zone in the order to try, host:port. Default the one in this process.
 	Zone []string
+	// SPIRE is the socket of the Workload API that the agent asks for an identity which the zone does not issue.
+	SPIRE string
 	// Drain is how long a stop may take. Default 3s.
 	Drain time.Duration
 	// Configure changes the settings of the agent.
@@ -217,6 +219,9 @@ func (i *Instance) settings(t testing.TB) agent.Config {
 	c.Dataplane.File = write("dataplane.yaml", i.dataplane(t))
 	c.Dataplane.TokenFile = write("token", []byte(m.Token(t, i.Token)))
 	c.Envoy.Binary, c.Envoy.AuthoritiesFile = m.envoy, i.Authorities
+	if i.SPIRE != "" {
+		c.SPIRESocket = i.SPIRE
+	}
 	c.RuntimeDir, c.DrainTime, c.Version = filepath.Join(m.dir, "run"), i.Drain, "test"
 	if i.Configure != nil {
 		i.Configure(&c)

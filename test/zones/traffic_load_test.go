@@ -48,7 +48,9 @@ func TestTrafficInNumbers(t *testing.T) {
 			return fmt.Sprintf("%+v %v", report, err), false
 		}
 	}
-	flows := func(i mesh.Traffic) bool { return i.Requests > 20 && i.RequestsPerSecond > 5 && i.BytesSent > 0 && i.BytesReceived > 0 }
+	flows := func(i mesh.Traffic) bool {
+		return i.Requests > 20 && i.RequestsPerSecond > 5 && i.BytesSent > 0 && i.BytesReceived > 0
+	}
 	both := map[string]*client.Client{"zone east": east.Client(), "global": f.Client()}
 	for name, c := range both {
 		east.Until(t, name+" counts requests within east", has(c, "east", 0, flows))

@@ -214,6 +214,16 @@ func revoked(snapshot *catalog.Snapshot, g identity.Grant) bool {
 }
 
 // begin describes the start of a session in the facts.
+// holds notes a certificate that the workload has without having asked for it now.
+func (f *Facts) holds(held identity.Issued) {
+	if held.Serial != f.Issued.Serial {
+		f.Issued = Certificate{
+			SPIFFEID: held.SPIFFEID, Serial: held.Serial, Issuer: held.Issuer, NotAfter: held.NotAfter,
+			Identity: held.Identity, Count: f.Issued.Count,
+		}
+	}
+}
+
 func (ss *session) begin(f *Facts, held identity.Issued, id string, now time.Time) {
 	h := ss.hello
 	if f.subscription != "" {
@@ -223,12 +233,7 @@ func (ss *session) begin(f *Facts, held identity.Issued, id string, now time.Tim
 		}
 		f.previous = &last
 	}
-	if held.Serial != f.Issued.Serial {
-		f.Issued = Certificate{
-			SPIFFEID: held.SPIFFEID, Serial: held.Serial, Issuer: held.Issuer, NotAfter: held.NotAfter,
-			Identity: held.Identity, Count: f.Issued.Count,
-		}
-	}
+	f.holds(held)
 	v := h.GetVersions()
 	f.subscription, f.ConnectedAt, f.LastSeen = id, now, now
 	f.Connected, f.Draining, f.ControlPlane = true, false, ss.s.cfg.Instance
@@ -511,17 +516,17 @@ func problem(severity agentapi.Problem_Severity, text string) *agentapi.ZoneMess
 // An identity that exists but cannot be given is still expected: the proxy must not run without it.
 func (ss *session) refreshOffer() bool {
 	o, err := ss.s.cfg.Authority.Offer(ss.key)
-	next, trouble := &agentapi.IdentityOffer{SpiffeId: o.SPIFFEID, Issuer: o.Issuer}, ""
+	next, trouble := &agentapi.IdentityOffer{SpiffeId: o.SPIFFEID, Issuer: o.Issuer, FromWorkloadApi: o.Elsewhere}, ""
 	switch {
 	case errors.Is(err, identity.ErrNoIdentity):
 	case err != nil:
 		next.Withheld = true
 		trouble = "no identity can be given: " + err.Error()
-	case o.Issuer == "":
+	case o.Issuer == "" && !o.Elsewhere:
 		trouble = "the certificate authority is not ready; see the conditions of the MeshIdentity"
 	}
 	same := ss.offer != nil && ss.offer.GetSpiffeId() == next.GetSpiffeId() && ss.offer.GetIssuer() == next.GetIssuer() &&
-		ss.offer.GetWithheld() == next.GetWithheld() && ss.problem == trouble
+		ss.offer.GetWithheld() == next.GetWithheld() && ss.offer.GetFromWorkloadApi() == next.GetFromWorkloadApi() && ss.problem == trouble
 	ss.offer, ss.problem = next, trouble
 	return !same
 }
@@ -566,6 +571,10 @@ func (ss *session) message(in *agentapi.AgentMessage) []*agentapi.ZoneMessage {
 	case *agentapi.AgentMessage_Load:
 		if ss.s.cfg.Load != nil {
 			ss.s.cfg.Load(ss.key, m.Load)
+		}
+	case *agentapi.AgentMessage_Held:
+		if held, ok := ss.s.cfg.Authority.Held(ss.key, m.Held.GetLeaf()); ok {
+			update(func(f *Facts) { f.holds(held) })
 		}
 	case *agentapi.AgentMessage_Goodbye:
 		ss.goodbye(m.Goodbye)

@@ -81,6 +81,8 @@ type Offer struct {
 	SPIFFEID string
 	// Issuer names the certificate that signs; empty while the authority is not ready.
 	Issuer string
+	// Elsewhere says that the workload gets its certificate from an agent of SPIRE on its host and not here.
+	Elsewhere bool
 	// Identity is the MeshIdentity that gives it.
 	Identity resource.KRI
 }
@@ -102,7 +104,7 @@ func (a *Authority) offer(s *catalog.Snapshot, dataplane resource.Key) (Offer, r
 		return Offer{}, resource.Resource{}, fmt.Errorf("identity of %s: %w", dataplane, ErrUnknownDataplane)
 	}
 	id, ok := mesh.SelectIdentity(identities(s, dp.Mesh), dp.Meta)
-	if !ok || bundled(id) == nil {
+	if !ok || bundled(id) == nil && !fromSPIRE(id) {
 		return Offer{}, resource.Resource{}, fmt.Errorf("identity of %s: %w", dataplane, ErrNoIdentity)
 	}
 	name, err := mesh.SPIFFEID(id, dp.Meta, a.cfg.Zone)
@@ -117,7 +119,10 @@ func (a *Authority) offer(s *catalog.Snapshot, dataplane resource.Key) (Offer, r
 	if id, err := url.Parse(name); err != nil || name == mesh.ControlPlaneID(id.Host) {
 		return Offer{}, resource.Resource{}, fmt.Errorf("identity of %s: %s is the control plane's; choose another path in the MeshIdentity", dataplane, name)
 	}
-	o := Offer{SPIFFEID: name, Identity: a.kri(id)}
+	o := Offer{SPIFFEID: name, Identity: a.kri(id), Elsewhere: fromSPIRE(id)}
+	if o.Elsewhere {
+		return o, id, nil
+	}
 	if i, err := a.issuer(s, id); err == nil {
 		o.Issuer = i.ID
 	}
@@ -136,6 +141,12 @@ func identities(s *catalog.Snapshot, in string) []resource.Resource {
 		return true
 	})
 	return out
+}
+
+// fromSPIRE says that workloads get their certificates from agents of SPIRE on their hosts.
+func fromSPIRE(id resource.Resource) bool {
+	spec, ok := id.Spec.(*mesh.MeshIdentity)
+	return ok && spec.Provider != nil && spec.Provider.Type == mesh.ProviderSpire
 }
 
 // bundled returns the bundled provider of an identity, nil when certificates come from elsewhere or nowhere.
@@ -216,6 +227,13 @@ func (a *Authority) Held(dataplane resource.Key, der []byte) (Issued, bool) {
 	o, id, err := a.offer(s, dataplane)
 	if err != nil || !hasURI(leaf, o.SPIFFEID) {
 		return Issued{}, false
+	}
+	if o.Elsewhere {
+		// Who signed it is for peers to judge; here it only counts that there is one.
+		if now := a.cfg.Now(); now.After(leaf.NotAfter) {
+			return Issued{}, false
+		}
+		return Issued{SPIFFEID: o.SPIFFEID, Serial: pki.Serial(leaf), NotAfter: leaf.NotAfter, Lifetime: leaf.NotAfter.Sub(a.cfg.Now()), Identity: o.Identity}, true
 	}
 	issuer, err := a.issuer(s, id)
 	if err != nil {
