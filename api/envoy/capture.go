@@ -137,6 +137,9 @@ func (c *Compiler) modeOfProxy(r *memo.Reader, meshName string, selected []view.
 
 func (c *Compiler) buildCapture(_ *memo.Reader, k captureKey) []built {
 	out := []built{c.buildCaptureListener(k)}
+	if f := out[0].frag; f != nil && !k.Closed && !slices.Contains(f.Refs, Ref{Cluster, k.name()}) {
+		return out // policies let nothing through, or only what they name
+	}
 	if k.Closed {
 		return append(out, c.buildFragment(Cluster, noDestination, "", nil, func([]conf) (proto.Message, error) {
 			return &clusterv3.Cluster{

@@ -255,10 +255,13 @@ func addition(a policy.Addition, origins []resource.KRI) built {
 	if a.Listener != nil {
 		t, name, m = Listener, a.Listener.Name, a.Listener
 	}
+	if a.Routes != nil {
+		t, name, m = Route, a.Routes.Name, a.Routes
+	}
 	f, err := NewFragment(t, name, m)
 	if err != nil {
 		return built{problem: &Problem{Ref{t, name}, err.Error(), origins}}
 	}
-	f.Origins = origins
+	f.Origins, f.Refs = origins, refsOf(m)
 	return built{frag: f}
 }

@@ -3,7 +3,6 @@ package envoy
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -25,19 +24,11 @@ import (
 	"github.com/causeway-mesh/causeway/api/proxy"
 )
 
-// fetchTimeout is how long Envoy waits for a nested resource before it goes on without. Its value is part of the bytes that
-// refer to nested resources, so it never changes.
-const fetchTimeout = 15 * time.Second
-
 const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 // overADS is the config source of everything that travels on the proxy's one stream.
 func overADS() *corev3.ConfigSource {
-	return &corev3.ConfigSource{
-		ResourceApiVersion:    corev3.ApiVersion_V3,
-		InitialFetchTimeout:   durationpb.New(fetchTimeout),
-		ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
-	}
+	return policy.OverADS()
 }
 
 func socket(address string, port uint32) *corev3.Address {

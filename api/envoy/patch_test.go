@@ -43,6 +43,21 @@ func (w *world) proxyPatch() string {
 		name, name, w.target(), strings.Join(mods, "\n    - "))
 }
 
+// passthrough lets something of everything through.
+func (w *world) passthrough() string {
+	var matches []string
+	for range w.rnd.IntN(4) {
+		matches = append(matches, w.pick(
+			"{type: CIDR, value: 10.0.0.0/8}", "{type: IP, value: 10.1.1.1, port: 3306, protocol: mysql}", "{type: IP, value: 'fd00::1', port: 80, protocol: http}",
+			"{type: Domain, value: '*.example.com', protocol: tls}", fmt.Sprintf("{type: Domain, value: d%d.example.com, port: 80, protocol: http}", w.rnd.IntN(9)),
+			"{type: Domain, value: everywhere.example.com, protocol: grpc}"))
+	}
+	slices.Sort(matches)
+	name := w.pick("mp1", "mp2")
+	return fmt.Sprintf("\ntype: MeshPassthrough\nmesh: default\nname: %s\nlabels: {kuma.io/display-name: %s}\nspec:\n  %s\n  default: {passthroughMode: %s, appendMatch: [%s]}",
+		name, name, w.target(), w.pick("All", "Matched", "None", "Matched"), strings.Join(slices.Compact(matches), ", "))
+}
+
 // refuse lets an Envoy refuse something that has been patched, or a proxy run another Envoy.
 func (w *world) refuse() string {
 	k, ok := w.some(mesh.TypeDataplane)

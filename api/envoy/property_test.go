@@ -108,7 +108,7 @@ func (w *world) change() string {
 	case 18:
 		return w.secrets()
 	case 19:
-		return w.put(w.proxyPatch())
+		return w.put(w.pick(w.proxyPatch(), w.proxyPatch(), w.passthrough()))
 	case 20:
 		return w.refuse()
 	case 12, 13:

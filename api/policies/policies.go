@@ -16,6 +16,7 @@ import (
 	"github.com/causeway-mesh/causeway/api/policies/httproute"
 	"github.com/causeway-mesh/causeway/api/policies/loadbalancingstrategy"
 	"github.com/causeway-mesh/causeway/api/policies/metric"
+	"github.com/causeway-mesh/causeway/api/policies/passthrough"
 	"github.com/causeway-mesh/causeway/api/policies/proxypatch"
 	"github.com/causeway-mesh/causeway/api/policies/ratelimit"
 	"github.com/causeway-mesh/causeway/api/policies/retry"
@@ -34,6 +35,7 @@ var All = []policy.Policy{
 	tcproute.Policy,
 	tls.Policy,
 	loadbalancingstrategy.Policy,
+	passthrough.Policy,
 	accesslog.Policy,
 	trace.Policy,
 	faultinjection.Policy,

@@ -137,6 +137,7 @@ type Addition struct {
 	Problem  string
 	Cluster  *clusterv3.Cluster
 	Listener *listenerv3.Listener
+	Routes   *routev3.RouteConfiguration
 }
 
 // Resolve finds the cluster of a backend; ok is false when nothing matches it.

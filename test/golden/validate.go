@@ -124,13 +124,14 @@ func inPlaceHTTP(t *testing.T, table *envoy.Table, filter *listenerv3.Filter, m 
 	if err := filter.GetTypedConfig().UnmarshalTo(m); err != nil {
 		t.Fatal(err)
 	}
-	name := m.GetRds().GetRouteConfigName()
-	routes := table.Get(envoy.Route, name)
-	if routes == nil {
-		t.Errorf("listener names routes %q that do not exist", name)
-		return
+	if name := m.GetRds().GetRouteConfigName(); m.GetRouteConfig() == nil {
+		routes := table.Get(envoy.Route, name)
+		if routes == nil {
+			t.Errorf("listener names routes %q that do not exist", name)
+			return
+		}
+		m.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: message(t, routes).(*routev3.RouteConfiguration)}
 	}
-	m.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: message(t, routes).(*routev3.RouteConfiguration)}
 	for _, hf := range m.HttpFilters {
 		if hf.GetConfigDiscovery() != nil {
 			hf.ConfigType = &hcmv3.HttpFilter_TypedConfig{TypedConfig: extensionOf(t, table, hf.Name)}

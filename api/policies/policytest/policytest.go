@@ -541,6 +541,9 @@ func additions(list []policy.Addition) []proto.Message {
 		if a.Listener != nil {
 			out = append(out, a.Listener)
 		}
+		if a.Routes != nil {
+			out = append(out, a.Routes)
+		}
 	}
 	return out
 }
