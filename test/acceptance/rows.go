@@ -105,9 +105,9 @@ var Parts = []Part{
 		{Letters: "K", Suite: "meshmetric", Proves: "ports, profiles, two Prometheus backends, metrics of the workload beside those of Envoy", Unproven: true},
 		{Letters: "K", Suite: "meshmetric otel", Proves: "metrics are pushed to a collector of OpenTelemetry", Unproven: true},
 		{Letters: "M", Suite: "meshmetric", Proves: "proxies of a zone have no workload to ask and say which role they play", Unproven: true},
-		{Letters: "U/K", Suite: "meshproxypatch", Proves: "a filter in Lua is added; JSON patches; patches for all proxies of zones or for some by label", Unproven: true},
-		{Letters: "K", Suite: "meshpassthrough", Proves: "nothing, everything or what matches passes: domains and addresses", Unproven: true},
-		{Letters: "U", Suite: "envoyconfig", Proves: "the exact configuration each policy makes at a client, a server and proxies of a zone", Unproven: true},
+		{Letters: "U/K", Suite: "meshproxypatch", Proves: "a filter in Lua is added; JSON patches; patches for all proxies of zones or for some by label"},
+		{Letters: "K", Suite: "meshpassthrough", Proves: "nothing, everything or what matches passes: domains and addresses"},
+		{Letters: "U", Suite: "envoyconfig", Proves: "the exact configuration each policy makes at a client, a server and proxies of a zone"},
 		{Letters: "U/M/K", Suite: "inspect", Proves: "configuration, statistics and clusters of proxies through the control planes of global and zone; which policies meet which proxies", Unproven: true},
 	}},
 	{"Proxies of zones", []Row{
