@@ -123,6 +123,7 @@ type Compiler struct {
 	halves         *memo.Func[Class, []listening]
 	blocks         *memo.Func[blockKey, []bound]
 	captures       *memo.Func[captureKey, []built]
+	directs        *memo.Func[directKey, []direct]
 
 	served             *memo.Func[string, []view.Destination]
 	ingressClusters    *memo.Func[ingressKey, built]
@@ -160,6 +161,7 @@ func NewCompiler(v *view.View) *Compiler {
 	c.destination = memo.NewFunc(g, "destination", func(a, b []built) bool { return slices.EqualFunc(a, b, sameBuilt) }, c.buildDestination)
 	c.halves = memo.NewFunc(g, "outboundListeners", func(a, b []listening) bool { return slices.EqualFunc(a, b, sameListening) }, c.buildHalves)
 	c.blocks = memo.NewFunc(g, "blockListeners", sameBounds, c.buildBlock)
+	c.directs = memo.NewFunc(g, "direct", sameDirects, c.buildDirects)
 	c.captures = memo.NewFunc(g, "capture", func(a, b []built) bool { return slices.EqualFunc(a, b, sameBuilt) }, c.buildCapture)
 	c.served = memo.NewFunc(g, "served", slices.Equal[[]view.Destination], c.serves)
 	c.ingressClusters = memo.NewFunc(g, "ingressCluster", sameBuilt, c.buildIngressCluster)

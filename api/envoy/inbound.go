@@ -132,6 +132,7 @@ func (c *Compiler) compileOwn(r *memo.Reader, k resource.Key) Compiled {
 	}
 	if dp.Transparent() {
 		c.captureInbound(r, k, dp, self.Identity, selected, &out)
+		c.directAccess(r, k, dp, &out)
 	} else {
 		c.ownOutbounds(r, k, &dp.Networking, &out)
 	}

@@ -147,7 +147,7 @@ func (w *world) dataplane() string {
 		inbounds += fmt.Sprintf(", {port: 8081, servicePort: 9081, protocol: %s%s}", w.pick(protocols...), w.maybe(", state: Ignored"))
 	}
 	mode := w.pick("outboundBlock: 127.7.0.0/16", "outboundBlock: 127.8.0.0/16",
-		"transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001"+w.maybe(", ipFamilyMode: IPv4")+"}",
+		"transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001"+w.maybe(", ipFamilyMode: IPv4")+w.maybe(", directAccessServices: ["+w.pick("'*'", "cart")+"]")+"}",
 		"transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001, reachableBackends: {refs: [{kind: MeshService, labels: {kuma.io/display-name: cart}}]}}",
 		"outbound: [{port: 10001, backendRef: {kind: MeshService, name: pay, port: 80}}]")
 	return fmt.Sprintf(`

@@ -65,6 +65,7 @@ func newWorld(t *testing.T, n *netns.Network) *world {
 	}
 	client, web, local, six := workload("client-1", 10), workload("web-1", 11), workload("local-1", 12), workload("six-1", 13)
 	client.Bind = "0.0.0.0"
+	client.Transparent.DirectAccessServices = []string{"web"}
 	local.Bind = "127.0.0.1"
 	local.Inbound = []mesh.Inbound{{Name: "own", Port: w.mesh.Port + 1, ServiceAddress: "127.0.0.1", Protocol: mesh.HTTP}}
 	sixHost := six.Place.(*netns.Host)
@@ -344,6 +345,8 @@ spec:
 	w.refused(w.outsider, w.url(host, port), noAnswer, broken)
 	w.refused(w.outsider, w.url(w.six.Host, uint32(w.six.App.Port())), noAnswer, broken)
 	w.until(client, w.url("web.svc.mesh.local", port), "web-1")
+	w.until(client, w.url(host, port), "web-1") // it may be addressed directly, and that over mesh TLS
+	w.refused(w.hosts[w.six], w.url(host, port), noAnswer, broken)
 	w.until(client, w.url("six.svc.mesh.local", port), "six-1")
 	w.until(client, w.url("client.svc.mesh.local", port), "client-1")
 	w.until(client, w.url("outsider.example", 8000), "outsider")
