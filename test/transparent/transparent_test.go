@@ -70,9 +70,10 @@ func newWorld(t *testing.T, n *netns.Network) *world {
 	local.Inbound = []mesh.Inbound{{Name: "own", Port: w.mesh.Port + 1, ServiceAddress: "127.0.0.1", Protocol: mesh.HTTP}}
 	sixHost := six.Place.(*netns.Host)
 	six.Place = sixth{sixHost}
-	list := w.mesh.Workloads(t, client, web, local, six)
+	plain := testmesh.Workload{Name: "plain-1", Place: n.Host(t, 1, 14), Bind: "0.0.0.0"} // whose host redirects nothing
+	list := w.mesh.Workloads(t, client, web, local, six, plain)
 	w.client, w.web, w.local, w.six = list[0], list[1], list[2], list[3]
-	for i, in := range list {
+	for i, in := range list[:4] {
 		if w.hosts[in] = sixHost; i < 3 {
 			w.hosts[in] = in.Place.(*netns.Host)
 		}
@@ -223,8 +224,9 @@ func (w *world) url(host string, port uint32) string {
 // Acceptance: U transparentproxy: with real proxies, installed with one engine, then another, then taken away.
 // Acceptance: U strictinbounds
 // Acceptance: M inbound_communication: within a zone; with and without passing through is serviceAddress, per inbound.
-// Acceptance: M connectivity: likewise.
+// Acceptance: M connectivity: likewise, and to a host that redirects nothing.
 // Acceptance: M meshservice connectivity: names of the own zone, and one of a generator that does not match.
+// Acceptance: U meshservice: permissive mTLS switched on under load, names of generators
 func TestRedirectedHosts(t *testing.T) {
 	n := netns.Enter(t)
 	if n == nil {
@@ -293,9 +295,36 @@ func (w *world) inbounds() {
 	port := w.mesh.Port
 	w.until(w.hosts[w.web], w.url("client.svc.mesh.local", port), "client-1") // at any address
 	w.until(w.hosts[w.client], w.url("web.svc.mesh.local", port), "web-1")    // at that of the host
+	w.until(w.hosts[w.client], w.url("plain.svc.mesh.local", port), "plain-1")
 	w.until(w.hosts[w.client], w.url("local.svc.mesh.local", port+1), "local-1")
 	const failed = 22 // with an answer of the proxy
 	w.refused(w.hosts[w.client], w.url("local.svc.mesh.local", port), failed)
+}
+
+// load lets a program call again and again, until the function that is given back is called.
+func (w *world) load(h *netns.Host, url string) func() (requests int, failures []error) {
+	stop, ended := make(chan struct{}), make(chan struct{})
+	var requests int
+	var failures []error
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			requests++
+			if _, err := curl(h, url); err != nil {
+				failures = append(failures, err)
+			}
+		}
+	}()
+	return func() (int, []error) {
+		close(stop)
+		<-ended
+		return requests, failures
+	}
 }
 
 // security opens and closes what is reached from outside of the mesh.
@@ -313,6 +342,7 @@ func (w *world) security() {
 	t.Log("without TLS")
 	all()
 	t.Log("permissive")
+	load := w.load(client, w.url("web.svc.mesh.local", port))
 	w.mesh.Apply(t, `
 type: MeshTLS
 mesh: default
@@ -337,6 +367,11 @@ spec:
 		_ = json.Unmarshal([]byte(text), &a)
 		return fmt.Sprintf("%s %v", text, err), strings.HasSuffix(a.Caller(), "/client")
 	})
+	if requests, failures := load(); len(failures) > 0 {
+		t.Errorf("%d of %d requests failed while TLS was switched on, first with %v", len(failures), requests, failures[0])
+	} else {
+		t.Logf("%d requests while TLS was switched on", requests)
+	}
 	all()
 	t.Log("strict")
 	w.mesh.Delete(t, "MeshTLS", "open")

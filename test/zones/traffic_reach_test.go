@@ -1,14 +1,19 @@
 package zones
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/dataplane/agent"
+	"github.com/causeway-mesh/causeway/test/ports"
 	"github.com/causeway-mesh/causeway/test/testmesh"
 )
 
@@ -21,7 +26,10 @@ func TestServiceOfAnotherZone(t *testing.T) {
 	f.Apply(t, identities)
 	ingress := west.Ingress(t, testmesh.Workload{Name: "ingress-1"})
 	west.Workload(t, testmesh.Workload{Name: "far-1"})
-	callers := east.Workloads(t, testmesh.Workload{Name: "client-1"}, testmesh.Workload{Name: "batch-1"})
+	names := ports.FreeAddress(t, "127.0.0.1")
+	callers := east.Workloads(t, testmesh.Workload{Name: "client-1", Configure: func(c *agent.Config) {
+		c.DNS = agent.DNSConfig{Addresses: []string{names}, Upstreams: []string{ports.FreeAddress(t, "127.0.0.1")}}
+	}}, testmesh.Workload{Name: "batch-1"})
 	client, batch := callers[0], callers[1]
 
 	if !t.Run("nobody is allowed at first", func(t *testing.T) {
@@ -39,6 +47,7 @@ func TestServiceOfAnotherZone(t *testing.T) {
 			t.Errorf("another workload of that zone gets %s", r)
 		}
 	})
+	t.Run("names", func(t *testing.T) { testNames(t, f, east, west, names) })
 	t.Run("a service that appears later", func(t *testing.T) {
 		f.Apply(t, permit("late", "late", spiffe("east", "*")))
 		untilPermits(t, west, "late")
@@ -70,6 +79,59 @@ func TestServiceOfAnotherZone(t *testing.T) {
 			t.Errorf("a workload that nobody allowed: %v", seen)
 		}
 	})
+}
+
+// A program that uses the agent for its lookups reaches services by name, those of its own zone and of another, at addresses
+// that its proxy binds. Nothing is redirected.
+// Acceptance: U bindoutbounds
+// Acceptance: M meshservice connectivity
+func testNames(t *testing.T, f *testmesh.Federation, east, west *testmesh.Mesh, server string) {
+	f.Apply(t, permit("batch", "batch", spiffe("east", "*")))
+	f.Apply(t, `
+type: HostnameGenerator
+name: others
+spec: {selector: {meshService: {matchLabels: {team: others}}}, template: "{{ .DisplayName }}.others.mesh.local"}
+`)
+	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, server)
+	}}
+	transport := &http.Transport{DialContext: (&net.Dialer{Resolver: resolver}).DialContext}
+	t.Cleanup(transport.CloseIdleConnections)
+	get := func(name string, port uint32) (string, error) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, fmt.Sprintf("http://%s:%d/", name, port), nil)
+		if err != nil {
+			return "", err
+		}
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		var a testmesh.Answer
+		if err := json.NewDecoder(resp.Body).Decode(&a); err != nil {
+			return resp.Status, err
+		}
+		return a.Instance, nil
+	}
+	for _, c := range []struct {
+		name string
+		port uint32
+		want string
+	}{
+		{"batch.svc.mesh.local", east.Port, "batch-1"},
+		{"far.svc.west.mesh.local", west.Port, "far-1"},
+	} {
+		east.Until(t, c.name+" is reached", func() (any, bool) {
+			got, err := get(c.name, c.port)
+			return fmt.Sprintf("%s %v", got, err), got == c.want
+		})
+	}
+	for _, name := range []string{"far.others.mesh.local", "far.svc.mesh.local", "batch.svc.south.mesh.local"} {
+		var missing *net.DNSError
+		if _, err := resolver.LookupHost(t.Context(), name); !errors.As(err, &missing) || !missing.IsNotFound {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // refusal says whether a connection to a TCP service is taken by the own sidecar and closed unanswered.
