@@ -89,7 +89,8 @@ func (p *program) dataplaneTokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "dataplane", Short: "Issue a token that admits proxies; every flag that is set restricts it", Args: cobra.NoArgs,
 		Example: `  causeway token create dataplane -m default --workload web --valid-for 720h
-  causeway token create dataplane --name web-1 --tag team=pay --out web-1.token`,
+  causeway token create dataplane --name web-1 --tag team=pay --out web-1.token
+  causeway token create dataplane --workload egress --tag kuma.io/listener-zoneegress=enabled --out egress.token   # only so for an egress`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := i.resolve(p); err != nil {
 				return err

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/causeway-mesh/causeway/api/client"
+	"github.com/causeway-mesh/causeway/api/resource"
 )
 
 // A zone is one of the demo's zones: a control plane, an ingress, an egress, and all services.
@@ -130,9 +131,13 @@ func (p *proxy) prepare(ctx context.Context, c *client.Client, workload, manifes
 		return err
 	}
 	var token string
+	var tags map[string][]string
+	if p == p.zone.egress {
+		tags = map[string][]string{resource.LabelZoneEgress: {"enabled"}}
+	}
 	if err := p.zone.d.until(ctx, "a token for "+p.id(), func() (string, bool) {
 		var err error
-		token, err = c.NewDataplaneToken(ctx, client.DataplaneToken{Mesh: meshName, Name: p.name, Workload: workload, ValidFor: "24h"})
+		token, err = c.NewDataplaneToken(ctx, client.DataplaneToken{Mesh: meshName, Name: p.name, Workload: workload, Tags: tags, ValidFor: "24h"})
 		return fmt.Sprint(err), err == nil
 	}); err != nil {
 		return err

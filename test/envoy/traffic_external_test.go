@@ -348,7 +348,7 @@ func leaks(text string, key []byte) bool {
 // testExternalPolicies: policies concern external services as any other destination, at the client for requests and at the egress for endpoints,
 // and rules with a server name concern that service alone.
 //
-// Acceptance: U meshexternalservice: retry, timeout, http and tcp route, endpoint priority failover
+// Acceptance: U meshexternalservice: retry, timeout, http and tcp route, access log, endpoint priority failover
 // Acceptance: K meshexternalservice: route to a MeshExternalService
 // Acceptance: K mt zone_proxy
 // Acceptance: U mrl zone_proxy
@@ -423,6 +423,40 @@ spec:
 			web.Expect(t, testmesh.Request{Service: "b"}, http.StatusOK)
 		})
 	}
+	t.Run("logs of the client, and of the egress for a server name", func(t *testing.T) {
+		dir := t.TempDir()
+		log := func(name string) string {
+			return fmt.Sprintf(`{backends: [{type: File, file: {path: %q, format: {type: Plain, plain: "%%REQ(:PATH)%%"}}}]}`, filepath.Join(dir, name))
+		}
+		m.Apply(t, toExternal("MeshAccessLog", "sent", "a", log("client"))+fmt.Sprintf(`---
+type: MeshAccessLog
+name: passed
+spec:
+  targetRef: {kind: Dataplane, labels: {kuma.io/workload: egress}}
+  rules:
+  - matches: [{sni: {type: Exact, value: %s}}]
+    default: %s
+`, sniOf(m, "b", 80), log("egress")))
+		for file, path := range map[string]string{"client": "/of-a", "egress": "/of-b"} {
+			m.Until(t, "the log of the "+file+" has "+path, func() (any, bool) {
+				web.Get(t, "a", "/of-a")
+				web.Get(t, "b", "/of-b")
+				text, err := os.ReadFile(filepath.Join(dir, file))
+				return fmt.Sprint(string(text), err), strings.Contains(string(text), path)
+			})
+			text, err := os.ReadFile(filepath.Join(dir, file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, other := range []string{"/of-a", "/of-b"} {
+				if other != path && strings.Contains(string(text), other) {
+					t.Errorf("the log of the %s has %s", file, other)
+				}
+			}
+		}
+		m.Delete(t, "MeshAccessLog", "sent")
+		m.Delete(t, "MeshAccessLog", "passed")
+	})
 	t.Run("connections are led to another external service", func(t *testing.T) {
 		one, two := testmesh.Outside(t, "one", mesh.TCP, "", nil), testmesh.Outside(t, "two", mesh.TCP, "", nil)
 		m.Apply(t, external("one", mesh.TCP, 5432, "", endpoint(one))+"\n---\n"+external("two", mesh.TCP, 5432, "", endpoint(two)))

@@ -174,6 +174,9 @@ func (m *Mesh) instance(t testing.TB, w Workload) *Instance {
 	}
 	if w.Token.Name == "" && w.Token.Workload == "" {
 		w.Token.Name, w.Token.Workload = w.Name, w.Service
+		if w.Egress {
+			w.Token.Tags = map[string][]string{resource.LabelZoneEgress: {"enabled"}}
+		}
 	}
 	i := &Instance{Workload: w, owner: t, mesh: m, logs: newJournal(), addresses: map[string]string{}}
 	if i.Place == nil {

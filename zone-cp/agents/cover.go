@@ -27,6 +27,11 @@ func covers(s *catalog.Snapshot, g identity.Grant, dp resource.Meta) error {
 		return fmt.Errorf("the token is for workload %s, the Dataplane has label %s %s; change the label or issue another token",
 			resource.Quote(g.Workload), resource.LabelWorkload, orNone(workload))
 	}
+	if role := dp.Label(resource.LabelZoneEgress); role != "" && !slices.Contains(g.Tags[resource.LabelZoneEgress], role) {
+		// An egress is sent what workloads say to external services, and the keys for it: more than any workload is trusted with.
+		return fmt.Errorf("the token is not for an egress, and the Dataplane has a listener of type ZoneEgress; "+
+			"issue a token with --tag %s=%s, or take the listener away", resource.LabelZoneEgress, role)
+	}
 	needed := []string{resource.LabelWorkload}
 	if id, ok := mesh.SelectIdentity(identitiesOf(s, dp.Mesh), dp); ok {
 		needed = append(needed, id.Spec.(*mesh.MeshIdentity).PathLabels(dp)...)

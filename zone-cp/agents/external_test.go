@@ -11,7 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/causeway-mesh/causeway/api/agentapi"
+	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/token"
 )
 
@@ -43,9 +46,12 @@ spec:
       clientCert: {type: Secret, secretRef: {kind: Secret, name: cert}}
       clientKey: {type: Secret, secretRef: {kind: Secret, name: key}}
 `)
-	open := func(instance, name, workload, yaml string) *stream {
+	_, err := z.agent("x").enroll(z.token(token.Dataplane{Name: "egress-1", Workload: "egress"}), func(r *agentapi.EnrollRequest) { r.Dataplane = []byte(egressYAML) })
+	wantCode(t, err, codes.PermissionDenied, "the token is not for an egress", "--tag kuma.io/listener-zoneegress=enabled")
+	role := map[string][]string{resource.LabelZoneEgress: {"enabled"}}
+	open := func(instance, name, workload, yaml string, tags map[string][]string) *stream {
 		a := z.agent(instance)
-		if _, err := a.enroll(z.token(token.Dataplane{Name: name, Workload: workload}), func(r *agentapi.EnrollRequest) { r.Dataplane = []byte(yaml) }); err != nil {
+		if _, err := a.enroll(z.token(token.Dataplane{Name: name, Workload: workload, Tags: tags}), func(r *agentapi.EnrollRequest) { r.Dataplane = []byte(yaml) }); err != nil {
 			t.Fatal(err)
 		}
 		s := a.open()
@@ -53,7 +59,7 @@ spec:
 		return s
 	}
 	isExternal := func(m *agentapi.ZoneMessage) bool { return m.GetExternal() != nil }
-	egress := open("e", "egress-1", "egress", egressYAML)
+	egress := open("e", "egress-1", "egress", egressYAML, role)
 	got := egress.next("secrets of external services", isExternal).GetExternal()
 	if n := len(got.GetSecrets()); n != 2 || !got.GetComplete() {
 		t.Fatalf("%d secrets, complete: %v", n, got.GetComplete())
@@ -62,7 +68,7 @@ spec:
 		t.Errorf("got %s", x.GetName())
 	}
 
-	web := open("w", "web-1", "web", webYAML)
+	web := open("w", "web-1", "web", webYAML, nil)
 	cert2, key2 := certificatePEM(t)
 	z.apply(secretYAML("cert", cert2) + "---" + secretYAML("key", key2))
 	// Between the two writes they do not belong together, so nothing can be used.
