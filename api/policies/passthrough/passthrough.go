@@ -36,7 +36,7 @@ const (
 
 // A Match is one destination.
 type Match struct {
-	// Type is Domain, IP or CIDR.
+	// Type is Domain, IP or CIDR. Required.
 	Type string `json:"type"`
 	// Value is the domain (*.example.com for all below one), the address or the range.
 	Value string `json:"value"`

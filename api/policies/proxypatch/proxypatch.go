@@ -42,7 +42,7 @@ type Modification struct {
 }
 
 // An Operation is what a modification does.
-type Operation string
+type Operation = string
 
 // The operations. Those that begin with AddFirst are for filters, whose order matters.
 const (
@@ -57,7 +57,7 @@ const (
 
 // A Change is what the modifications have in common.
 type Change struct {
-	// Operation says what to do.
+	// Operation says what to do with what matches; which there are depends on what is modified. Required.
 	Operation Operation `json:"operation"`
 	// Value is an Envoy message as YAML: what to add, or what to merge into what is there.
 	Value *string `json:"value,omitempty"`
@@ -67,7 +67,7 @@ type Change struct {
 
 // A JSONPatch is one operation of RFC 6902.
 type JSONPatch struct {
-	// Op is add, remove, replace, move, copy or test.
+	// Op names the operation as RFC 6902 does.
 	Op string `json:"op"`
 	// Path is a JSON pointer into the message; fields may be written as in JSON (camelCase) or as in the protobuf (snake_case).
 	Path string `json:"path"`
@@ -79,6 +79,7 @@ type JSONPatch struct {
 
 // A ClusterMod is a modification of clusters.
 type ClusterMod struct {
+	// Match selects clusters; absent means all.
 	Match *ClusterMatch `json:"match,omitempty"`
 	Change
 }
@@ -87,48 +88,60 @@ type ClusterMod struct {
 type ClusterMatch struct {
 	// Origin says what the cluster is for: inbound, outbound, transparent, ingress and so on.
 	Origin *string `json:"origin,omitempty"`
-	Name   *string `json:"name,omitempty"`
+	// Name of the cluster.
+	Name *string `json:"name,omitempty"`
 }
 
 // A ListenerMod is a modification of listeners.
 type ListenerMod struct {
+	// Match selects listeners; absent means all.
 	Match *ListenerMatch `json:"match,omitempty"`
 	Change
 }
 
 // A ListenerMatch selects listeners; all that is given must hold.
 type ListenerMatch struct {
+	// Origin says what the listener is for: inbound, outbound, transparent, ingress and so on.
 	Origin *string `json:"origin,omitempty"`
-	Name   *string `json:"name,omitempty"`
+	// Name of the listener.
+	Name *string `json:"name,omitempty"`
 	// Tags are labels of the Dataplane for inbounds, and kuma.io/unified-name for outbounds.
 	Tags map[string]string `json:"tags,omitempty"`
 }
 
 // A FilterMod is a modification of filters in listeners, in all chains.
 type FilterMod struct {
+	// Match selects filters; absent means all.
 	Match *FilterMatch `json:"match,omitempty"`
 	Change
 }
 
 // A FilterMatch selects listeners, and by name the filters in them; all that is given must hold.
 type FilterMatch struct {
+	// Origin says what the listener is for: inbound, outbound, transparent, ingress and so on.
 	Origin *string `json:"origin,omitempty"`
 	// Name of the filter, such as envoy.filters.http.router; for AddBefore and AddAfter the one to stand beside.
-	Name         *string           `json:"name,omitempty"`
-	ListenerName *string           `json:"listenerName,omitempty"`
+	Name *string `json:"name,omitempty"`
+	// ListenerName is the name of the listener.
+	ListenerName *string `json:"listenerName,omitempty"`
+	// ListenerTags are labels of the Dataplane for inbounds, and kuma.io/unified-name for outbounds.
 	ListenerTags map[string]string `json:"listenerTags,omitempty"`
 }
 
 // A VirtualHostMod is a modification of virtual hosts.
 type VirtualHostMod struct {
+	// Match selects virtual hosts; absent means all.
 	Match *VirtualHostMatch `json:"match,omitempty"`
 	Change
 }
 
 // A VirtualHostMatch selects virtual hosts; all that is given must hold.
 type VirtualHostMatch struct {
-	Origin                 *string `json:"origin,omitempty"`
-	Name                   *string `json:"name,omitempty"`
+	// Origin says what the route configuration is for: inbound, outbound and so on.
+	Origin *string `json:"origin,omitempty"`
+	// Name of the virtual host.
+	Name *string `json:"name,omitempty"`
+	// RouteConfigurationName is the name of the route configuration.
 	RouteConfigurationName *string `json:"routeConfigurationName,omitempty"`
 }
 
