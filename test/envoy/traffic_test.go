@@ -31,6 +31,8 @@ func TestTraffic(t *testing.T) {
 		{name: "external-tls", run: testExternalTLS, skip: []string{"MeshRetry"}},
 		{name: "external-policies", run: testExternalPolicies},
 		{name: "spire", run: testSPIRE},
+		{name: "logs", run: testLogs},
+		{name: "traces", run: testTraces},
 		{name: "plain", run: testPlain},
 		{name: "secure", run: testSecure},
 		{name: "permissive", run: testPermissive},

@@ -323,7 +323,7 @@ var statusTypes = []string{mesh.TypeMeshService, mesh.TypeMeshMultiZoneService, 
 // relevant says that a type can change what proxies get.
 func (s *state) relevant(typ string) bool {
 	switch typ {
-	case mesh.TypeDataplane, mesh.TypeMeshService, mesh.TypeMeshMultiZoneService, mesh.TypeMeshExternalService,
+	case mesh.TypeDataplane, mesh.TypeMeshService, mesh.TypeMeshMultiZoneService, mesh.TypeMeshExternalService, mesh.TypeMeshOTelBackend,
 		mesh.TypeMeshIdentity, mesh.TypeMeshZoneAddress:
 		return true
 	}
