@@ -37,6 +37,8 @@ type Kind[C any] struct {
 	ToAndRules bool
 	// Restricts marks policies that limit access.
 	Restricts bool
+	// Raw marks policies that hold configuration of Envoy itself.
+	Raw bool
 
 	// Check reports what is wrong with one configuration at a path; where says in which section and with which matches it stands.
 	Check func(at resource.Path, c C, where Where) resource.Problems
@@ -401,7 +403,7 @@ func (k Kind[C]) Resource() resource.Kind {
 	}
 	return resource.Kind{
 		Name: k.Name, Path: k.Path, Short: k.Short, Singular: k.Singular, Plural: k.Plural,
-		Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone | resource.AcrossZones,
+		Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone | resource.AcrossZones, Raw: k.Raw,
 		Policy: &resource.PolicyFacts{HasTo: len(k.ToKinds) > 0, HasRules: k.Rules, HasDefault: k.Proxy, Restricts: k.Restricts, ToKinds: k.ToKinds, RuleMatches: k.RuleMatches},
 		New:    newSpec, Validate: k.validate, Warn: k.warn,
 	}

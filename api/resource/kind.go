@@ -38,6 +38,8 @@ type Kind struct {
 	Names    NameRule
 	// Inline renders the fields of the spec beside type and name, as the older Kuma kinds do.
 	Inline bool
+	// Raw kinds can make proxies do whatever Envoy can: writing them is a permission of its own.
+	Raw bool
 	// AdminOnly restricts every access to administrators and seals the spec at rest.
 	AdminOnly bool
 	// Destination kinds can be the target of traffic and have an SNI.

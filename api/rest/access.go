@@ -29,6 +29,7 @@ type Permission string
 const (
 	ReadResources          Permission = "readResources"          // every kind that is not for administrators only
 	WriteResources         Permission = "writeResources"         // create, change and delete these
+	PatchProxies           Permission = "patchProxies"           // write MeshProxyPatch: what a proxy can read and reach, its author can
 	AdminResources         Permission = "adminResources"         // read and write secrets
 	GenerateUserToken      Permission = "generateUserToken"      // become anybody but an administrator
 	GenerateDataplaneToken Permission = "generateDataplaneToken" // admit proxies
@@ -145,6 +146,9 @@ func readPermission(k resource.Kind) Permission {
 func writePermission(k resource.Kind) Permission {
 	if k.AdminOnly {
 		return AdminResources
+	}
+	if k.Raw {
+		return PatchProxies
 	}
 	return WriteResources
 }

@@ -16,7 +16,7 @@ import (
 var Policy = policy.Kind[Conf]{
 	Name: "MeshProxyPatch", Path: "meshproxypatches", Short: "mpp",
 	Singular: "Mesh Proxy Patch", Plural: "Mesh Proxy Patches",
-	Proxy: true,
+	Proxy: true, Raw: true,
 	Check: check,
 	Hooks: policy.Hooks[Conf]{Patches: policy.Hook[func(Conf) []policy.Patch]{Apply: patches}},
 }
