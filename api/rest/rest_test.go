@@ -403,6 +403,10 @@ func (p *plane) mustPut(path, body string) answer {
 
 // TestConversations plays the requests of each file against a fresh control plane and compares the answers.
 // A file is sections in pairs, "request" and "response"; -update writes the responses.
+//
+// Acceptance: U auth user: access.txtar
+// Acceptance: M validation: labels.txtar, mode_global.txtar, mode_zone.txtar
+// Acceptance: K/U api: lists.txtar, system.txtar, crud.txtar
 func TestConversations(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {

@@ -20,6 +20,7 @@ type place struct {
 	path   []string       // names of fields; "0" stands for the item of a list, "key" for that of a map
 	owners []*schema.Type // what each step of the path is taken in
 	field  schema.Field
+	also   map[int]map[string]any // what else objects on the way hold, by the number of the step
 }
 
 // owner is the object that has the field.
@@ -28,7 +29,7 @@ func (p place) owner() *schema.Type { return p.owners[len(p.owners)-1] }
 func (p place) String() string { return p.kind.Name + " " + dotted(p.path) }
 
 // source is where the comment of the field stands; fields of the same type in several places share it.
-func (p place) source() string { return p.owner().Name + "." + p.field.Name + ": " + p.field.Doc }
+func (p place) source() string { return p.field.Name + ": " + p.field.Doc }
 
 // each calls f for every field below a type. A type that contains itself is entered once.
 func each(p place, t *schema.Type, f func(place)) {
@@ -130,6 +131,7 @@ func (p place) put(tree map[string]any, at int, value any, beside map[string]any
 		return
 	}
 	p.choose(tree, at)
+	maps.Copy(tree, p.also[at])
 	next := map[string]any{}
 	tree[name] = next
 	for at++; p.path[at] == "0" && at < len(p.path)-1; at++ {
@@ -180,6 +182,24 @@ func dotted(path []string) string {
 	return b.String()
 }
 
+// otherwise are the same place in objects of other sorts: with each value of each choice on the way to it.
+func (p place) otherwise() []place {
+	var out []place
+	for at, owner := range p.owners[:len(p.owners)-1] {
+		for _, choice := range owner.Fields {
+			if choice.Type.Form != schema.Text || choice.Name == p.path[at] {
+				continue
+			}
+			for _, v := range choice.Values {
+				other := p
+				other.also = map[int]map[string]any{at: {choice.Name: v}}
+				out = append(out, other)
+			}
+		}
+	}
+	return out
+}
+
 // A trial holds what comments say against what validation does.
 type trial struct {
 	t    *testing.T
@@ -193,6 +213,11 @@ func (tr *trial) refused(p place, what string, v any) {
 	tr.said++
 	for _, with := range p.beside() {
 		if len(p.problems(tr.t, v, with)) > 0 {
+			return
+		}
+	}
+	for _, other := range p.otherwise() {
+		if len(other.problems(tr.t, v, nil)) > 0 {
 			return
 		}
 	}

@@ -118,6 +118,7 @@ func (c *caller) do(method, path, body string) (int, string, http.Header) {
 	return res.StatusCode, string(b), res.Header
 }
 
+// Acceptance: M/K defaults: global
 func TestEmptyGlobalStartsWithWhatZonesNeed(t *testing.T) {
 	g, _ := start(t, config(t.TempDir(), backend.Memory))
 	c := client(t, g, g.AdminTokenFile())

@@ -28,6 +28,8 @@ func kindOf(t testing.TB, typ string) resource.Kind {
 }
 
 // What global sends to zones, and which of it to the zones that do not own it.
+//
+// Acceptance: M sync: which kinds and labels travel from global
 func TestFromGlobal(t *testing.T) {
 	global := []string{resource.LabelOrigin, resource.OriginGlobal}
 	east := []string{resource.LabelOrigin, resource.OriginZone, resource.LabelZone, "east"}
@@ -100,6 +102,7 @@ func TestFromGlobal(t *testing.T) {
 	}
 }
 
+// Acceptance: M sync: which kinds and labels travel from a zone; secrets do not
 func TestFromZone(t *testing.T) {
 	own := []string{resource.LabelOrigin, resource.OriginZone, resource.LabelZone, "east"}
 	for _, c := range []struct {

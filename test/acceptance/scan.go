@@ -72,41 +72,56 @@ func claims(pkg string, fn *ast.FuncDecl, files []*ast.File) []Claim {
 		}
 		test := fn.Name.Name
 		if !strings.HasPrefix(test, "Test") {
-			test = runAs(test, files)
+			test = runAs(test, files, 0)
 		}
 		out = append(out, Claim{Package: pkg, Test: test, Row: m[1], Says: m[2]})
 	}
 	return out
 }
 
-// runAs finds the test that runs a function as a part of itself, and the name that it gives to that part: in a call such as
-// t.Run("rates", testRates), or in an entry such as {name: "rates", run: testRates} of a list of parts.
-func runAs(fn string, files []*ast.File) string {
+// runAs finds the test that runs a function as a part of itself, perhaps by way of other functions, and the names that are given to
+// that part: in a call such as t.Run("rates", testRates), or in an entry such as {name: "rates", run: testRates} of a list of parts.
+func runAs(fn string, files []*ast.File, depth int) string {
+	const deepest = 5
 	for _, f := range files {
 		for _, decl := range f.Decls {
-			test, ok := decl.(*ast.FuncDecl)
-			if !ok || !strings.HasPrefix(test.Name.Name, "Test") {
+			caller, ok := decl.(*ast.FuncDecl)
+			if !ok || caller.Name.Name == fn || depth > deepest {
 				continue
 			}
-			var way []ast.Node
-			found := ""
-			ast.Inspect(test, func(n ast.Node) bool {
-				if n == nil {
-					way = way[:len(way)-1]
-					return false
+			part, calls := mentions(caller, fn)
+			switch name := caller.Name.Name; {
+			case !calls:
+			case strings.HasPrefix(name, "Test"):
+				return name + part
+			default:
+				if test := runAs(name, files, depth+1); test != name {
+					return test + part
 				}
-				way = append(way, n)
-				if id, ok := n.(*ast.Ident); ok && id.Name == fn && found == "" {
-					found = test.Name.Name + partName(way)
-				}
-				return true
-			})
-			if found != "" {
-				return found
 			}
 		}
 	}
 	return fn
+}
+
+// mentions says whether a function names another in its body, and as which part of itself.
+func mentions(caller *ast.FuncDecl, fn string) (part string, ok bool) {
+	if caller.Body == nil {
+		return "", false
+	}
+	var way []ast.Node
+	ast.Inspect(caller.Body, func(n ast.Node) bool {
+		if n == nil {
+			way = way[:len(way)-1]
+			return false
+		}
+		way = append(way, n)
+		if id, isName := n.(*ast.Ident); isName && id.Name == fn && !ok {
+			part, ok = partName(way), true
+		}
+		return true
+	})
+	return part, ok
 }
 
 // partName is what the nodes on the way to a function call it, beginning with a slash; empty when they do not say.
@@ -132,7 +147,7 @@ func partName(way []ast.Node) string {
 			continue
 		}
 		if text, err := strconv.Unquote(lit.Value); err == nil {
-			name += "/" + strings.ReplaceAll(text, " ", "_")
+			name += "/" + strings.ReplaceAll(text, " ", "_") // as package testing writes it
 		}
 	}
 	return name

@@ -26,6 +26,12 @@ type authority struct {
 
 func newAuthority(t testing.TB, name string) *authority {
 	t.Helper()
+	return (*authority)(nil).below(t, name)
+}
+
+// below is an authority that this one has signed; nobody's signs itself.
+func (a *authority) below(t testing.TB, name string) *authority {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -35,7 +41,11 @@ func newAuthority(t testing.TB, name string) *authority {
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	parent, signer := template, key
+	if a != nil {
+		parent, signer = a.cert, a.key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
 	if err != nil {
 		t.Fatal(err)
 	}

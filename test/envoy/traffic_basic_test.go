@@ -49,6 +49,8 @@ func testPlain(t *testing.T, m *testmesh.Mesh) {
 }
 
 // testProbes takes an endpoint out of service when its probe fails, and back in when it succeeds.
+//
+// Acceptance: U healthcheck service probes: a probe takes an endpoint out and puts it back
 func testProbes(t *testing.T, m *testmesh.Mesh) {
 	probe := &mesh.ServiceProbe{
 		Interval: &mesh.Duration{Duration: 100 * time.Millisecond}, Timeout: &mesh.Duration{Duration: 2 * time.Second},

@@ -80,6 +80,9 @@ spec:
 }
 
 // testLeaving: an instance that stops gracefully fails no request, although nothing is retried.
+//
+// Acceptance: U healthcheck service probes: an agent that drains leaves without a failed request
+// Acceptance: K graceful
 func testLeaving(t *testing.T, m *testmesh.Mesh) {
 	all := m.Workloads(t, testmesh.Workload{Name: "web-1"}, testmesh.Workload{Name: "backend-1", Apart: true}, testmesh.Workload{Name: "backend-2"})
 	web, first, second := all[0], all[1], all[2]

@@ -65,6 +65,7 @@ func (s secure) testDefaultDeny(t *testing.T) {
 	}
 }
 
+// Acceptance: U/K meshtrafficpermission: exact and prefix, HTTP and TCP
 func (s secure) testPermissions(t *testing.T) {
 	m := s.m
 	m.Apply(t, permission("backend", "backend", "allow Exact "+spiffe(m, "web")))
@@ -215,6 +216,8 @@ func (s secure) testManyConnections(t *testing.T) {
 }
 
 // testTokens: an agent is only what its token allows.
+//
+// Acceptance: U auth dp: tokens of another workload, name, or without a workload
 func (s secure) testTokens(t *testing.T) {
 	for name, c := range map[string]struct {
 		token testmesh.Token
@@ -235,6 +238,8 @@ func (s secure) testTokens(t *testing.T) {
 }
 
 // testPermissive turns identities on under load: a permissive workload takes mesh TLS, plaintext and its own TLS at once.
+//
+// Acceptance: U meshservice: permissive mTLS comes while requests run
 func testPermissive(t *testing.T, m *testmesh.Mesh) {
 	m.Apply(t, "type: MeshTLS\nname: permissive\nspec:\n  rules: [{default: {mode: Permissive}}]\n")
 	all := m.Workloads(t, testmesh.Workload{Name: "web-1"}, testmesh.Workload{Name: "backend-1"})

@@ -48,6 +48,11 @@ func TestTraffic(t *testing.T) {
 		{name: "limits", run: testLimits, skip: []string{"MeshRetry"}},
 		{name: "edits", run: testEdits, skip: []string{"MeshRetry"}},
 		{name: "leaving", run: testLeaving, skip: []string{"MeshRetry"}},
+		{name: "modes", run: testModes, skip: []string{"MeshRetry"}},
+		{name: "signers", run: testSigners},
+		{name: "balancing", run: testBalancing},
+		{name: "switch", run: testSwitch, skip: []string{"MeshRetry"}},
+		{name: "delegated", run: testDelegated, skip: []string{"MeshRetry"}},
 		{name: "dying", run: testDying},
 		{name: "probes", run: testProbes, skip: []string{"MeshRetry"}},
 	} {

@@ -81,6 +81,7 @@ func TestTokensThatMustBeRefused(t *testing.T) {
 	}
 }
 
+// Acceptance: U auth dp: every token that must not do
 func TestAgentsThatMustBeRefused(t *testing.T) {
 	z := start(t, settings(t, t.TempDir(), backend.Memory))
 	z.must(t, "PUT", "/meshes/other", `{"type":"Mesh","name":"other"}`)

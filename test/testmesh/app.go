@@ -59,11 +59,15 @@ type App struct {
 // ProbePath is where an HTTP service probe finds out whether the workload is well; such requests are not counted.
 const ProbePath = "/probe"
 
-func startApp(t testing.TB, name string, p mesh.Protocol, place Place, host string) *App {
+func startApp(t testing.TB, w Workload, host string) *App {
 	t.Helper()
-	l, err := listen(place, host)
+	name, p := w.Name, w.Protocol
+	l, err := listen(w.Place, host)
 	if err != nil {
 		t.Fatalf("start the server of %s: %v", name, err)
+	}
+	if w.TLS != nil {
+		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{*w.TLS}, MinVersion: tls.VersionTLS12})
 	}
 	return serve(t, name, p, l)
 }

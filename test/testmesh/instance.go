@@ -3,6 +3,7 @@ package testmesh
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -53,6 +54,10 @@ type Workload struct {
 	Configure func(*agent.Config)
 	// Apart runs the agent in a process of its own, so that it can be killed. The test binary must call Main.
 	Apart bool
+	// TLS is what a server of a protocol other than HTTP speaks itself, with this certificate. Nil: it does not.
+	TLS *tls.Certificate
+	// Gateway makes it a delegated gateway: it takes its traffic itself, so there is no inbound, and sends through its proxy.
+	Gateway bool
 	// Place is the host where the workload runs, apart. Default this host.
 	Place Place
 	// Transparent says how the traffic of the host is redirected to the proxy. Default not at all.
@@ -186,7 +191,7 @@ func (m *Mesh) instance(t testing.TB, w Workload) *Instance {
 	}
 	i.http = i.newClient(64)
 	if !w.bare {
-		i.App = startApp(t, w.Name, w.Protocol, i.Place, cmp.Or(w.Bind, i.Host))
+		i.App = startApp(t, w, cmp.Or(w.Bind, i.Host))
 	}
 	t.Cleanup(i.http.CloseIdleConnections)
 	i.cfg = i.settings(t)
@@ -248,7 +253,10 @@ func (i *Instance) dataplane(t testing.TB) []byte {
 	if i.Egress {
 		networking.Listeners = append(networking.Listeners, mesh.Listener{Type: mesh.ZoneEgress, Address: i.Host, Port: i.mesh.Port + 1, Name: "egress"})
 	}
-	if !i.bare {
+	switch {
+	case i.Gateway:
+		networking.Gateway = &mesh.Gateway{Type: mesh.GatewayDelegated}
+	case !i.bare:
 		networking.Inbound = []mesh.Inbound{{
 			Port: i.mesh.Port, ServicePort: uint32(i.App.Port()), Name: "main", Protocol: i.Protocol, ServiceProbe: i.Probe,
 		}}

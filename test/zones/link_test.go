@@ -134,6 +134,8 @@ func TestBeatsOfDifferentIntervals(t *testing.T) {
 
 // Fault: global is killed: its process ends at once, and what its disk holds at that moment is all that is left. Outcome: zones serve and take
 // writes; when it is back everything written meanwhile is exchanged. Nothing is deleted.
+//
+// Acceptance: M resilience: global is killed and starts again
 func TestGlobalKilled(t *testing.T) {
 	f := testmesh.Federate(t, testmesh.FederationOptions{Store: backend.Embedded}, "east", "west")
 	east, west := f.Zone("east"), f.Zone("west")
@@ -159,6 +161,8 @@ func TestGlobalKilled(t *testing.T) {
 
 // Fault: the control plane of a zone is killed. Outcome: what it owns stays at global and in other zones; when it is back it goes on where its
 // disk says. Nothing is deleted.
+//
+// Acceptance: M resilience: a zone whose control plane is killed is seen as away
 func TestZoneKilled(t *testing.T) {
 	f := testmesh.Federate(t, testmesh.FederationOptions{Store: backend.Embedded}, "east", "west")
 	east, west := f.Zone("east"), f.Zone("west")

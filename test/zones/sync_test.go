@@ -44,6 +44,8 @@ func untilStored(t *testing.T, m *testmesh.Mesh, typ, name, zone string, want bo
 }
 
 // What is written at global is in every zone, what a zone writes is at global and, where it concerns others, in the other zones.
+//
+// Acceptance: M sync: what travels from global to zones, from a zone to global and to other zones
 func TestWritesTravel(t *testing.T) {
 	f := testmesh.Federate(t, testmesh.FederationOptions{}, "east", "west")
 	east, west := f.Zone("east"), f.Zone("west")

@@ -124,6 +124,8 @@ func TestFailover(t *testing.T) {
 		{"instances are killed", testInstancesAreKilled},
 		{"instances are not well", testInstancesAreUnwell},
 		{"threshold and order", testOrderedFailover},
+		{"version of TLS", testVersion},
+		{"a zone is disabled", testDisabled},
 		{"gateways", testGateways},
 	} {
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, c) }) {
@@ -132,6 +134,7 @@ func TestFailover(t *testing.T) {
 	}
 }
 
+// Acceptance: M meshmultizoneservice: local preferred
 func testLocalFirst(t *testing.T, c *continent) {
 	for zone, from := range map[string]*testmesh.Instance{"east": c.client, "west": c.web["west"], "south": c.web["south"]} {
 		c.untilServed(t, from, zone)
@@ -142,6 +145,8 @@ func testLocalFirst(t *testing.T, c *continent) {
 }
 
 // testInstancesStop: no request fails while all local instances stop and start again.
+//
+// Acceptance: M meshmultizoneservice: without local instances other zones answer
 func testInstancesStop(t *testing.T, c *continent) {
 	l := c.east.Load(t, c.client, testmesh.Request{Service: "joined"}, 100)
 	for _, i := range c.local {
@@ -172,6 +177,8 @@ func testInstancesAreKilled(t *testing.T, c *continent) {
 }
 
 // testInstancesAreUnwell: servers that say they are not well are passed over, while their proxies run.
+//
+// Acceptance: M healthcheck
 func testInstancesAreUnwell(t *testing.T, c *continent) {
 	l := c.east.Load(t, c.client, testmesh.Request{Service: "joined"}, 100)
 	c.well(false, false)
@@ -189,6 +196,8 @@ func testInstancesAreUnwell(t *testing.T, c *continent) {
 }
 
 // testOrderedFailover: a policy says from which share of unready instances on traffic moves, and where to first.
+//
+// Acceptance: M localityawarelb
 func testOrderedFailover(t *testing.T, c *continent) {
 	for _, step := range []struct {
 		what   string
@@ -212,12 +221,17 @@ func testOrderedFailover(t *testing.T, c *continent) {
 			[]bool{false, false},
 			map[string]float64{"south": 1},
 		},
+		{"nearness does not count", "", []bool{true, true}, map[string]float64{"east": .5, "west": .25, "south": .25}},
 		{"nowhere else", "{failover: [{to: {type: None}}]}", []bool{false, false}, map[string]float64{"503": 1}},
 	} {
 		t.Log(step.what)
 		c.well(step.states...)
+		conf := "{disabled: true}"
+		if step.conf != "" {
+			conf = "{crossZone: " + step.conf + "}"
+		}
 		c.Apply(t, "type: MeshLoadBalancingStrategy\nmesh: default\nname: joined\nspec:\n  to:\n"+
-			"  - targetRef: {kind: MeshMultiZoneService, labels: {kuma.io/display-name: joined}}\n    default: {localityAwareness: {crossZone: "+step.conf+"}}\n")
+			"  - targetRef: {kind: MeshMultiZoneService, labels: {kuma.io/display-name: joined}}\n    default: {localityAwareness: "+conf+"}\n")
 		c.untilShared(t, step.want)
 	}
 	t.Log("the last step has nobody either: the next one")

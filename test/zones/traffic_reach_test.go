@@ -19,6 +19,9 @@ import (
 
 // A service that only another zone has is reached through the ingress of that zone, by mutual TLS from workload to workload:
 // nobody is let in unasked, each side knows the identity of the other, and services that appear later are reached as well.
+//
+// Acceptance: M meshidentity
+// Acceptance: M meshtrafficpermission
 func TestServiceOfAnotherZone(t *testing.T) {
 	t.Parallel()
 	f := testmesh.Federate(t, testmesh.FederationOptions{}, "east", "west")

@@ -16,6 +16,8 @@ import (
 
 // The authority of a zone is replaced while requests go to and fro, and a third zone is cut off: as long as that one has not heard of
 // the new root nothing changes for it; when the others go on without it no request between them fails; and it is right again as soon as it hears.
+//
+// Acceptance: U meshidentity rotate
 func TestAuthorityIsReplacedUnderLoad(t *testing.T) {
 	t.Parallel()
 	var south *wire

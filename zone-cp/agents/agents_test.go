@@ -543,6 +543,7 @@ func TestEnrollmentIsRefused(t *testing.T) {
 	}
 }
 
+// Acceptance: U auth dp: a token of another service cannot take over a proxy
 func TestTokenCannotTakeOverAnother(t *testing.T) {
 	z := newWorld(t).start()
 	if _, err := z.agent("one").enroll(z.token(token.Dataplane{Workload: "web"})); err != nil {

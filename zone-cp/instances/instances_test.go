@@ -101,6 +101,7 @@ func expect(t *testing.T, what string, i *instance, others ...string) {
 	}
 }
 
+// Acceptance: U intercp
 func TestInstancesKnowWhoIsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := memory.New()
@@ -165,6 +166,7 @@ func TestAnOutageOfTheStoreIsNoDeath(t *testing.T) {
 	})
 }
 
+// Acceptance: U resilience: one instance leads, and stops when it loses the store
 func TestOneInstanceWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := memory.New()

@@ -91,6 +91,7 @@ func client(t *testing.T, z *zonecp.Zone) func(method, path, body string) (int, 
 	}
 }
 
+// Acceptance: M/K defaults: a zone
 func TestEmptyZoneStartsWithWhatAMeshNeeds(t *testing.T) {
 	z, _ := start(t, config(t.TempDir(), backend.Memory))
 	call := client(t, z)
