@@ -106,6 +106,7 @@ type Compiler struct {
 	assignments    *memo.Func[assignmentKey, built]
 	routes         *memo.Func[routeKey, built]
 	splits         *memo.Func[splitKey, built]
+	routings       *memo.Func[routingKey, routing]
 	outbounds      *memo.Func[outboundKey, *halfListener]
 	inbounds       *memo.Func[inboundKey, *halfListener]
 	inboundRoutes  *memo.Func[inboundRouteKey, built]
@@ -147,6 +148,7 @@ func NewCompiler(v *view.View) *Compiler {
 	c.clusters = memo.NewFunc(g, "cluster", sameBuilt, c.buildCluster)
 	c.assignments = memo.NewFunc(g, "assignment", sameBuilt, c.buildAssignment)
 	c.routes = memo.NewFunc(g, "route", sameBuilt, c.buildRoutes)
+	c.routings = memo.NewFunc(g, "routing", func(a, b routing) bool { return a == b }, c.buildRouting)
 	c.splits = memo.NewFunc(g, "split", sameBuilt, c.buildSplit)
 	c.outbounds = memo.NewFunc(g, "outboundListener", sameHalf, c.buildOutbound)
 	c.inbounds = memo.NewFunc(g, "inboundListener", sameHalf, c.buildInbound)

@@ -114,9 +114,9 @@ func (c *Compiler) backends(r *memo.Reader, cl Class, d view.Destination) []view
 		}
 		return backend.KRI.String(), ok
 	}
-	requests, connections := c.routingOf(r, cl, d)
-	_ = c.apply(requests.list(), func(_ string, b policy.Bound) { b.Routes(d.Destination, resolve) })
-	_ = c.apply(connections.list(), func(_ string, b policy.Bound) { b.Split(d.Destination, resolve) })
+	to := c.routingOf(r, cl, d)
+	_ = c.apply(to.requests.list(), func(_ string, b policy.Bound) { b.Routes(d.Destination, resolve) })
+	_ = c.apply(to.connections.list(), func(_ string, b policy.Bound) { b.Split(d.Destination, resolve) })
 	return out
 }
 
@@ -180,7 +180,7 @@ func (c *Compiler) buildDestination(r *memo.Reader, k destinationKey) []built {
 		c.assignments.Get(r, c.assignmentKeyOf(r, k.Class, o, effective)),
 	}
 	if o.Listed {
-		switch _, connections := c.routingOf(r, k.Class, o.Destination); {
+		switch connections := c.routingOf(r, k.Class, o.Destination).connections; {
 		case connections != "":
 			out = append(out, c.splits.Get(r, splitKey{o.Key, o.Destination.Destination, c.confsFor(policy.HookTCP, effective), connections}))
 		case o.Protocol.IsHTTP():
@@ -235,7 +235,7 @@ func listenerName(kri resource.KRI, i int) string {
 func (c *Compiler) outboundKeyOf(r *memo.Reader, cl Class, d view.Destination, name string) outboundKey {
 	effective := c.effectiveFor(r, cl, d, resource.KRI{})
 	k := outboundKey{Name: name, To: d.Destination, Logs: c.loggingTo(r, cl, d)}
-	if _, connections := c.routingOf(r, cl, d); connections != "" {
+	if c.routingOf(r, cl, d).connections != "" {
 		k.Split = true
 		return k
 	}
@@ -250,7 +250,7 @@ func (c *Compiler) outboundKeyOf(r *memo.Reader, cl Class, d view.Destination, n
 
 func (c *Compiler) routeKeyOf(r *memo.Reader, cl Class, d view.Destination) routeKey {
 	effective := c.effectiveFor(r, cl, d, resource.KRI{})
-	k := routeKey{Key: d.Key, To: d.Destination, Routing: c.confsFor(policy.HookRoutes, effective)}
+	k := routeKey{Key: d.Key, To: d.Destination, Routing: c.routingOf(r, cl, d).requests}
 	perRoute := map[string]confs{"": c.confsFor(policy.HookRoute, effective)}
 	for _, kri := range k.Routing.origins() {
 		perRoute[kri.String()] = c.confsFor(policy.HookRoute, c.effectiveFor(r, cl, d, kri))

@@ -24,16 +24,29 @@ type splitKey struct {
 	Split confs
 }
 
-// routingOf is what decides where traffic to a destination goes: what routes its requests, or what divides its connections.
-// The requests of a port of HTTP are routed; only when nothing routes them and something divides connections is it served as bytes.
-func (c *Compiler) routingOf(r *memo.Reader, cl Class, d view.Destination) (requests, connections confs) {
-	effective := c.effectiveFor(r, cl, d, resource.KRI{})
-	if d.Protocol.IsHTTP() {
-		if requests = c.confsFor(policy.HookRoutes, effective); requests != "" {
-			return requests, ""
+// A routingKey names a destination as a class of proxies sees it.
+type routingKey struct {
+	Class Class
+	To    view.Destination
+}
+
+// A routing decides where traffic to a destination goes: what routes its requests, or what divides its connections.
+type routing struct{ requests, connections confs }
+
+func (c *Compiler) routingOf(r *memo.Reader, cl Class, d view.Destination) routing {
+	return c.routings.Get(r, routingKey{cl, d})
+}
+
+// buildRouting: the requests of a port of HTTP are routed; only when nothing routes them and something divides connections is it
+// served as bytes.
+func (c *Compiler) buildRouting(r *memo.Reader, k routingKey) routing {
+	effective := c.effectiveFor(r, k.Class, k.To, resource.KRI{})
+	if k.To.Protocol.IsHTTP() {
+		if requests := c.confsFor(policy.HookRoutes, effective); requests != "" {
+			return routing{requests: requests}
 		}
 	}
-	return "", c.confsFor(policy.HookSplit, effective)
+	return routing{connections: c.confsFor(policy.HookSplit, effective)}
 }
 
 // buildSplit is the filter that divides connections. It travels apart from its listener: a connection keeps the configuration it began with,
