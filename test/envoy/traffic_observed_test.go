@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/test/backends"
 	"github.com/causeway-mesh/causeway/test/testmesh"
 )
@@ -198,4 +200,69 @@ spec:
     tags: [{name: team, literal: core}, {name: tenant, header: {name: x-tenant, default: none}}]
 `, jaeger.Zipkin))
 	traced("zipkin")
+}
+
+// testZoneLogs is MeshAccessLog and MeshTrace at an ingress and an egress: of what passes there, only what goes to the named service is logged.
+//
+// Acceptance: M meshaccesslog: an ingress logs only the server name that a rule matches
+// Acceptance: U meshaccesslog: match rules on an egress
+// Acceptance: U observability: spans of an egress carry the tag of its workload
+func testZoneLogs(t *testing.T, m *testmesh.Mesh) {
+	sink, jaeger := backends.NewLines(t), backends.NewJaeger(t)
+	m.Apply(t, identity+"---\n"+permission("all", "backend", "allow Prefix spiffe://"))
+	a, b := testmesh.Outside(t, "a", mesh.HTTP, "", nil), testmesh.Outside(t, "b", mesh.HTTP, "", nil)
+	m.Apply(t, external("a", mesh.HTTP, 80, "", endpoint(a))+"\n---\n"+external("b", mesh.HTTP, 80, "", endpoint(b)))
+	m.Apply(t, permitAtEgress(m, "egress", "allow web "))
+	all := m.Workloads(t, testmesh.Workload{Name: "web-1"}, testmesh.Workload{Name: "backend-1"})
+	web := all[0]
+	m.Egress(t, testmesh.Workload{Name: "egress-1"})
+	ingress := m.Ingress(t, testmesh.Workload{Name: "ingress-1"})
+	web.Reach(t, "a")
+	web.Reach(t, "b")
+	m.Apply(t, fmt.Sprintf(`
+type: MeshAccessLog
+name: egress
+spec:
+  targetRef: {kind: Dataplane, labels: {kuma.io/listener-zoneegress: enabled}}
+  rules:
+  - matches: [{sni: {type: Exact, value: %[2]s}}]
+    default: {backends: [{type: Tcp, tcp: {address: %[1]q, format: {type: Plain, plain: 'egress %%REQ(:PATH)%% %%KUMA_SOURCE_SERVICE%% %%KUMA_DESTINATION_SERVICE%%'}}}]}
+---
+type: MeshAccessLog
+name: ingress
+spec:
+  targetRef: {kind: Dataplane, labels: {kuma.io/listener-zoneingress: enabled}}
+  rules:
+  - matches: [{sni: {type: Exact, value: sni.one}}]
+    default: {backends: [{type: Tcp, tcp: {address: %[1]q, format: {type: Plain, plain: 'ingress %%REQUESTED_SERVER_NAME%%'}}}]}
+---
+type: MeshTrace
+name: all
+spec:
+  default: {backends: [{type: Zipkin, zipkin: {url: "http://%[3]s/api/v2/spans"}}]}
+`, sink.Address, sniOf(m, "a", 80), jaeger.Zipkin))
+	knock := func(name string) {
+		c, err := tls.Dial("tcp", net.JoinHostPort(ingress.Host, fmt.Sprint(m.Port)), &tls.Config{ServerName: name, InsecureSkipVerify: true})
+		if err == nil {
+			_ = c.Close() // nobody is behind such a name
+		}
+	}
+	line := "egress /a " + spiffe(m, "web") + " a"
+	m.Until(t, "both log", func() (any, bool) {
+		web.Expect(t, testmesh.Request{Service: "b", Path: "/b"}, http.StatusOK)
+		web.Expect(t, testmesh.Request{Service: "a", Path: "/a"}, http.StatusOK)
+		knock("sni.two")
+		knock("sni.one")
+		return sink.All(), sink.Has(line) && sink.Has("ingress sni.one")
+	})
+	for _, l := range sink.All() {
+		if l != line && l != "ingress sni.one" {
+			t.Errorf("logged without a rule that matches: %s", l)
+		}
+	}
+	m.Until(t, "a span of the egress with its workload", func() (any, bool) {
+		web.Expect(t, testmesh.Request{Service: "a", Path: "/a"}, http.StatusOK)
+		spans := jaeger.Spans(t, "egress")
+		return spans, slices.ContainsFunc(spans, func(s backends.Span) bool { return s.Tags["kuma.workload"] == "egress" })
+	})
 }

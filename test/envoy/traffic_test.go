@@ -33,6 +33,7 @@ func TestTraffic(t *testing.T) {
 		{name: "spire", run: testSPIRE},
 		{name: "logs", run: testLogs},
 		{name: "traces", run: testTraces},
+		{name: "zone-logs", run: testZoneLogs},
 		{name: "plain", run: testPlain},
 		{name: "secure", run: testSecure},
 		{name: "permissive", run: testPermissive},
