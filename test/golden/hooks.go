@@ -88,6 +88,10 @@ func (s *scene) add(o policytest.Output) error {
 			s.cluster(c)
 		case *routev3.Route:
 			routes = append(routes, m)
+		case *routev3.RouteConfiguration:
+			s.http(name, &hcmv3.HttpConnectionManager{
+				StatPrefix: "golden", RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: proto.CloneOf(m)},
+			})
 		case *hcmv3.HttpConnectionManager:
 			s.reachTraced(m.GetTracing().GetProvider().GetTypedConfig())
 			s.http(name, proto.CloneOf(m))
@@ -113,11 +117,13 @@ func (s *scene) add(o policytest.Output) error {
 
 // cluster gives a cluster the one endpoint that would come by EDS, because Envoy validates only what it holds.
 func (s *scene) cluster(c *clusterv3.Cluster) {
-	c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
-	c.EdsClusterConfig = nil
-	c.LoadAssignment = &endpointv3.ClusterLoadAssignment{ClusterName: c.Name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
-		LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: at(1)}}}},
-	}}}
+	if c.GetType() != clusterv3.Cluster_ORIGINAL_DST { // which needs no endpoints
+		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
+		c.EdsClusterConfig = nil
+		c.LoadAssignment = &endpointv3.ClusterLoadAssignment{ClusterName: c.Name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: at(1)}}}},
+		}}}
+	}
 	s.resources.Clusters = append(s.resources.Clusters, c)
 	s.clusters[c.Name] = true
 }

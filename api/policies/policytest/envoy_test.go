@@ -15,7 +15,7 @@ var folders = map[string]string{
 	"MeshHTTPRoute": "httproute", "MeshTimeout": "timeout", "MeshTrafficPermission": "trafficpermission",
 	"MeshCircuitBreaker": "circuitbreaker", "MeshRetry": "retry", "MeshLoadBalancingStrategy": "loadbalancingstrategy",
 	"MeshTCPRoute": "tcproute", "MeshFaultInjection": "faultinjection", "MeshRateLimit": "ratelimit", "MeshHealthCheck": "healthcheck",
-	"MeshAccessLog": "accesslog", "MeshTrace": "trace",
+	"MeshAccessLog": "accesslog", "MeshTrace": "trace", "MeshPassthrough": "passthrough",
 }
 
 var hooks = []policy.HookName{
