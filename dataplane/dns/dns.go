@@ -183,14 +183,12 @@ func (s *Server) Apply(m *agentapi.Names) error {
 func (s *Server) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	_, udp := w.RemoteAddr().(*net.UDPAddr)
 	reply := s.answer(q)
-	size := dns.MaxMsgSize
+	size := dns.MinMsgSize
 	if opt := q.IsEdns0(); opt != nil {
 		if reply.IsEdns0() == nil {
 			reply.SetEdns0(maxAnswerUDP, opt.Do())
 		}
 		size = min(max(int(opt.UDPSize()), dns.MinMsgSize), maxAnswerUDP)
-	} else {
-		size = dns.MinMsgSize
 	}
 	if !udp {
 		size = dns.MaxMsgSize
