@@ -11,7 +11,7 @@ import (
 func (p *program) runDataplaneCommand() *cobra.Command {
 	defaults := agent.Default()
 	f := facts()
-	defaults.Version, defaults.Commit, defaults.LookupEnv = f.Version, f.Commit, os.LookupEnv
+	defaults.Version, defaults.Commit = f.Version, f.Commit
 	defaults.Environ, defaults.Stdout = os.Environ(), os.Stdout
 	return roleCommand(p, role[agent.Config]{
 		use: "dataplane", short: "Run the proxy of a workload: its agent and its Envoy",

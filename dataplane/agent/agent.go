@@ -220,7 +220,7 @@ func (a *agent) measure(ctx context.Context) {
 	a.load.Register(ctx, a.relay)
 	a.metrics = metrics.New(metrics.Config{
 		Envoy: admin.open, Load: a.load.Totals, MeshTLS: a.link.serverTLS, CertFile: a.cfg.Metrics.CertFile, KeyFile: a.cfg.Metrics.KeyFile,
-		LookupEnv: a.cfg.LookupEnv, Version: a.cfg.Version, Log: a.log,
+		Env: collectorVariables(a.cfg.Environ), Version: a.cfg.Version, Log: a.log,
 	})
 }
 

@@ -33,8 +33,6 @@ type Config struct {
 	Metrics          MetricsConfig `json:"metrics"`
 	Log              LogConfig     `json:"log"`
 
-	// LookupEnv reads the environment, where collectors may be said; nil means that there is nothing in it.
-	LookupEnv func(string) (string, bool) `json:"-"`
 	// Version and Commit of this program, for people.
 	Version string `json:"-"`
 	Commit  string `json:"-"`

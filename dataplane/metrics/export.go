@@ -2,23 +2,22 @@ package metrics
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
 
 	metricsv1 "go.opentelemetry.io/proto/otlp/metrics/v1"
-	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/causeway-mesh/causeway/api/agentapi"
-	"github.com/causeway-mesh/causeway/dataplane/collector"
+	"github.com/causeway-mesh/causeway/dataplane/otlp"
 )
 
 // minInterval is the least time between two exports, whatever is asked for.
 const minInterval = time.Second
 
-const exportMethod = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+// exportTimeout bounds one export, also when it takes longer than its interval.
+const exportTimeout = 30 * time.Second
 
 // export sends metrics to a collector at an interval until ctx ends. What cannot be sent is not kept: sums go on, and the next export has them.
 func (s *Server) export(ctx context.Context, c *agentapi.MetricsCollector) {
@@ -35,7 +34,7 @@ func (s *Server) export(ctx context.Context, c *agentapi.MetricsCollector) {
 			return
 		}
 		next.Reset(interval)
-		err := s.exportOnce(ctx, c, interval)
+		err := s.exportOnce(ctx, c)
 		if ctx.Err() != nil {
 			return
 		}
@@ -43,13 +42,13 @@ func (s *Server) export(ctx context.Context, c *agentapi.MetricsCollector) {
 	}
 }
 
-func (s *Server) exportOnce(ctx context.Context, c *agentapi.MetricsCollector, interval time.Duration) error {
-	// The environment and its files are read each time: certificates are renewed.
-	at, err := collector.Resolve(c.GetCollector(), collector.Metrics, s.cfg.LookupEnv)
+func (s *Server) exportOnce(ctx context.Context, c *agentapi.MetricsCollector) error {
+	at, err := settingsOf(c.GetCollector()).Resolve(otlp.Metrics, s.cfg.Env)
 	if err != nil {
 		return err
 	}
-	client, err := collector.Dial(at, exportMethod)
+	// It is made anew each time: certificates in files are renewed.
+	client, err := otlp.Dial(at)
 	if err != nil {
 		return err
 	}
@@ -60,73 +59,25 @@ func (s *Server) exportOnce(ctx context.Context, c *agentapi.MetricsCollector, i
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	ctx, cancel := context.WithTimeout(ctx, min(interval, time.Minute))
+	ctx, cancel := context.WithTimeout(ctx, exportTimeout)
 	defer cancel()
-	var refused error
 	m := s.current()
 	out := newBatches(m, s.cfg.Version, time.Now(), func(r *metricsv1.MetricsData) error {
-		var reply emptypb.Empty
-		if err := client.Send(ctx, r, &reply); err != nil {
-			return err
+		b, err := proto.Marshal(r)
+		if err != nil {
+			return fmt.Errorf("encode metrics: %w", err)
 		}
-		if n, text := refusal(reply.ProtoReflect().GetUnknown()); n > 0 {
-			refused = fmt.Errorf("the collector refused %d data points: %s", n, text)
-		}
-		return nil
+		return client.Send(ctx, b)
 	})
 	if err := s.gather(ctx, m, out); err != nil {
 		return err
 	}
-	return errors.Join(out.flush(), refused)
+	return out.flush()
 }
 
-// refusal reads the partial success in an answer: field 1, with how many points were refused in 1 and why in 2.
-func refusal(answer []byte) (points uint64, text string) {
-	var partial []byte
-	fields(answer, func(n protowire.Number, _ uint64, b []byte) {
-		if n == 1 {
-			partial = b
-		}
-	})
-	fields(partial, func(n protowire.Number, v uint64, b []byte) {
-		switch n {
-		case 1:
-			points = v
-		case 2:
-			text = string(b)
-		}
-	})
-	return points, text
-}
-
-// fields visits the numbers and byte strings of a message, as far as it is one.
-func fields(b []byte, visit func(n protowire.Number, v uint64, b []byte)) {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return
-		}
-		b = b[n:]
-		switch typ {
-		case protowire.VarintType:
-			v, n := protowire.ConsumeVarint(b)
-			if n < 0 {
-				return
-			}
-			visit(num, v, nil)
-			b = b[n:]
-		case protowire.BytesType:
-			v, n := protowire.ConsumeBytes(b)
-			if n < 0 {
-				return
-			}
-			visit(num, 0, v)
-			b = b[n:]
-		default:
-			if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
-				return
-			}
-			b = b[n:]
-		}
+func settingsOf(c *agentapi.Collector) otlp.Settings {
+	return otlp.Settings{
+		Given: c.GetGiven(), Address: c.GetAddress(), Port: c.GetPort(), Path: c.GetPath(), Protocol: c.GetProtocol(),
+		EnvMode: c.GetEnvMode(), EnvFirst: c.GetEnvFirst(), SignalOverrides: c.GetSignalOverrides(),
 	}
 }

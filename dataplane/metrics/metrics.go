@@ -29,8 +29,8 @@ type Config struct {
 	MeshTLS func() (*tls.Config, error)
 	// CertFile and KeyFile are what ProvidedTLS serves with.
 	CertFile, KeyFile string
-	// LookupEnv reads the environment, in which OTEL_* variables may say more of collectors.
-	LookupEnv func(string) (string, bool)
+	// Env holds the OTEL_* variables beside the agent, which may say more of collectors.
+	Env map[string]string
 	// Version of this program, for collectors.
 	Version string
 	Log     *slog.Logger

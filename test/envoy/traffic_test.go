@@ -56,6 +56,7 @@ func TestTraffic(t *testing.T) {
 		{name: "delegated", run: testDelegated, skip: []string{"MeshRetry"}},
 		{name: "dying", run: testDying},
 		{name: "probes", run: testProbes, skip: []string{"MeshRetry"}},
+		{name: "metrics", run: testMetrics},
 	} {
 		t.Run(g.name, func(t *testing.T) {
 			t.Parallel()

@@ -2,15 +2,12 @@ package metric
 
 import (
 	"fmt"
-	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/validation"
-
-	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policies/sink"
 	"github.com/causeway-mesh/causeway/api/policy"
 	"github.com/causeway-mesh/causeway/api/resource"
 )
@@ -94,7 +91,7 @@ func checkApplications(at resource.Path, list []Application) resource.Problems {
 		}
 		checkPort(&ps, at.Field("port"), a.Port, true)
 		checkPath(&ps, at.Field("path"), a.Path)
-		if a.Address != "" && !isHost(a.Address) {
+		if a.Address != "" && !sink.IsHost(a.Address) {
 			ps.Add(at.Field("address"), "%s is neither an IP address nor a DNS name", resource.Quote(a.Address))
 		}
 	}
@@ -148,19 +145,7 @@ func checkPrometheus(ps *resource.Problems, at resource.Path, p Prometheus, mode
 }
 
 func checkOTel(ps *resource.Problems, at resource.Path, o OpenTelemetry) {
-	ref := at.Field("backendRef")
-	switch {
-	case o.BackendRef == nil:
-		ps.Add(ref, "must be set")
-	default:
-		if o.BackendRef.Kind != mesh.TypeMeshOTelBackend {
-			ps.Add(ref.Field("kind"), "must be %s", mesh.TypeMeshOTelBackend)
-		}
-		if len(o.BackendRef.Labels) == 0 {
-			ps.Add(ref.Field("labels"), "must be set")
-		}
-		ps.Append(resource.CheckLabels(ref.Field("labels"), o.BackendRef.Labels))
-	}
+	ps.Append(o.BackendRef.Check(at.Field("backendRef")))
 	if i := o.RefreshInterval; i != nil && (i.Duration < minInterval || i.Duration > maxInterval) {
 		ps.Add(at.Field("refreshInterval"), "must be between %s and %s", minInterval, maxInterval)
 	}
@@ -186,14 +171,6 @@ func checkPath(ps *resource.Problems, at resource.Path, path string) {
 	case len(path) > maxMatch || strings.ContainsFunc(path, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '#' }):
 		ps.Add(at, "must have at most %d characters, no spaces and no #", maxMatch)
 	}
-}
-
-// isHost says whether a proxy can connect to a host of this name.
-func isHost(s string) bool {
-	if a, err := netip.ParseAddr(s); err == nil {
-		return a.Zone() == "" && !a.IsUnspecified() && !a.IsMulticast()
-	}
-	return len(validation.IsDNS1123Subdomain(strings.ToLower(s))) == 0
 }
 
 // warnSpec says what users of other control planes may not expect.

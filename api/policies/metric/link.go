@@ -22,17 +22,16 @@ type linked struct {
 func link(c *effective, find policy.Find) {
 	c.Collectors = nil
 	for i, b := range c.Backends {
-		if b.OpenTelemetry == nil || b.OpenTelemetry.BackendRef == nil {
+		if b.OpenTelemetry == nil {
 			continue
 		}
-		found, ok := find(b.OpenTelemetry.BackendRef.Kind, b.OpenTelemetry.BackendRef.Labels)
-		spec, is := found.Resource.Spec.(*mesh.MeshOpenTelemetryBackend)
-		if !ok || !is {
+		name, to, ok := b.OpenTelemetry.BackendRef.Find(find)
+		if !ok {
 			continue
 		}
 		if c.Collectors == nil {
 			c.Collectors = make([]*linked, len(c.Backends))
 		}
-		c.Collectors[i] = &linked{found.KRI.String(), spec}
+		c.Collectors[i] = &linked{name, to.OpenTelemetry}
 	}
 }

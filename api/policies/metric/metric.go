@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/causeway-mesh/causeway/api/agentapi"
+	"github.com/causeway-mesh/causeway/api/policies/sink"
 	"github.com/causeway-mesh/causeway/api/policy"
 	"github.com/causeway-mesh/causeway/api/proxy"
 )
@@ -103,17 +104,9 @@ type PrometheusTLS struct {
 // OpenTelemetry is a collector that metrics are sent to.
 type OpenTelemetry struct {
 	// BackendRef names the MeshOpenTelemetryBackend. Required.
-	BackendRef *CollectorRef `json:"backendRef,omitempty"`
+	BackendRef *sink.Ref `json:"backendRef,omitempty"`
 	// RefreshInterval is how often metrics are sent. Default 1m.
 	RefreshInterval *policy.Duration `json:"refreshInterval,omitempty"`
-}
-
-// CollectorRef names a MeshOpenTelemetryBackend.
-type CollectorRef struct {
-	// Kind is MeshOpenTelemetryBackend. Required.
-	Kind string `json:"kind"`
-	// Labels that it carries; of several that match the oldest counts. Required.
-	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // The types of backends, and the modes of TLS.
