@@ -100,9 +100,9 @@ var Parts = []Part{
 		{Letters: "U", Suite: "compatibility", Proves: "proxies of an older and the present version talk to each other", Unproven: true},
 	}},
 	{"Observability, patching, passthrough", []Row{
-		{Letters: "U", Suite: "meshaccesslog", Proves: "logs of what is sent, of a service, of a route, of passthrough and of what is received, as text and JSON; rules by client", Unproven: true},
-		{Letters: "M", Suite: "meshaccesslog", Proves: "an ingress logs only connections for the server name asked for", Unproven: true},
-		{Letters: "U/K", Suite: "observability", Proves: "spans reach a collector, those of an egress say for which workload", Unproven: true},
+		{Letters: "U", Suite: "meshaccesslog", Proves: "logs of what is sent, of a service, of a route, of passthrough and of what is received, as text and JSON; rules by client"},
+		{Letters: "M", Suite: "meshaccesslog", Proves: "an ingress logs only connections for the server name asked for"},
+		{Letters: "U/K", Suite: "observability", Proves: "spans reach a collector, those of an egress say for which workload"},
 		{Letters: "K", Suite: "meshmetric", Proves: "ports, profiles, two Prometheus backends, metrics of the workload beside those of Envoy"},
 		{Letters: "K", Suite: "meshmetric otel", Proves: "metrics are pushed to a collector of OpenTelemetry"},
 		{Letters: "M", Suite: "meshmetric", Proves: "proxies of a zone have no workload to ask and say which role they play"},
