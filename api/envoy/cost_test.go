@@ -141,11 +141,15 @@ func TestCostOfTelemetry(t *testing.T) {
 		change func()
 		want   map[string]uint64
 	}{
-		{"logs of one service", func() { logs("one", one, "{type: Tcp, tcp: {address: '10.0.0.1:5000'}}") },
-			map[string]uint64{"outboundListener": 1, "blockListeners": classes, "addition": 1}},
+		{
+			"logs of one service", func() { logs("one", one, "{type: Tcp, tcp: {address: '10.0.0.1:5000'}}") },
+			map[string]uint64{"outboundListener": 1, "blockListeners": classes, "addition": 1},
+		},
 		{"its collector moves", func() { logs("one", one, "{type: Tcp, tcp: {address: '10.0.0.2:5000'}}") }, map[string]uint64{"addition": 1}},
-		{"it is sent to another collector", func() { logs("one", one, "{type: OpenTelemetry, "+ref+"}") },
-			map[string]uint64{"outboundListener": 1, "blockListeners": classes, "addition": 1}},
+		{
+			"it is sent to another collector", func() { logs("one", one, "{type: OpenTelemetry, "+ref+"}") },
+			map[string]uint64{"outboundListener": 1, "blockListeners": classes, "addition": 1},
+		},
 		{"this moves, too", func() { collector("10.0.0.2") }, map[string]uint64{"addition": 1}},
 		{"traces of the mesh", func() {
 			w.put("type: MeshTrace\nmesh: default\nname: all\nspec: {default: {backends: [{type: OpenTelemetry, " + ref + "}]}}")
