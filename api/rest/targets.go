@@ -38,7 +38,7 @@ func forClient(list []Target, client string) []Target {
 	if client == "" || len(own) > 0 {
 		return own
 	}
-	return slices.DeleteFunc(list, func(t Target) bool { return t.ClientID != "" })
+	return slices.DeleteFunc(slices.Clone(list), func(t Target) bool { return t.ClientID != "" })
 }
 
 func (s *Server) targets(c echo.Context, meshName, client string) ([]Target, error) {
