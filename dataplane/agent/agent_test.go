@@ -112,7 +112,7 @@ func TestSettingsAreWellFormed(t *testing.T) {
 		fields = append(fields, p.Field)
 	}
 	want := []string{
-		"zone.addresses[0]", "zone.caPin", "zone.caPin", "dataplane", "dataplane.tokenFile", "runtimeDir", "readinessAddress", "drainTime",
+		"zone.addresses[0]", "zone.caPin", "zone.caPin", "dataplane", "dataplane.tokenFile", "runtimeDir", "spireSocket", "readinessAddress", "drainTime",
 		"envoy.concurrency", "envoy.logLevel", "log.level", "log.format",
 	}
 	if diff := cmp.Diff(want, fields); diff != "" {

@@ -10,6 +10,7 @@ import (
 	"github.com/causeway-mesh/causeway/api/agentapi"
 	"github.com/causeway-mesh/causeway/dataplane/probe"
 	"github.com/causeway-mesh/causeway/dataplane/sds"
+	"github.com/causeway-mesh/causeway/dataplane/spire"
 )
 
 // FuzzZoneMessages sends decoded messages of any content to an agent: it must neither break nor start Envoy without an identity.
@@ -39,6 +40,7 @@ func FuzzZoneMessages(f *testing.F) {
 			return
 		}
 		a := &agent{cfg: Default(), log: log, prober: probe.New(log), secrets: sds.New(log), self: self{mesh: "default", name: "web"}}
+		a.spire = spire.New("/nowhere", a.secrets, log)
 		a.supervisor = newSupervisor(nil, newAdmin("/nowhere"), log)
 		l := newLink(a)
 		l.control = &held{until: time.Now().Add(time.Hour), renewAt: time.Now().Add(time.Hour)}

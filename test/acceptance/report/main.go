@@ -1,4 +1,4 @@
-// Command report prints what a run of all tests proved: row, test and outcome. It reads the file that "go test -json" wrote, is run at the
+// Package main prints what a run of all tests proved: row, test and outcome. It reads the file that "go test -json" wrote, is run at the
 // top of the repository, and fails when a row was not proven. Without CI=true tests that were left out for lack of something are forgiven.
 package main
 

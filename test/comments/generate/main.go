@@ -1,4 +1,4 @@
-// Command generate writes the comments that package schema embeds. It is run by go generate in the folder of that package.
+// Package main writes the comments that package schema embeds. It is run by go generate in the folder of that package, and judges nothing.
 package main
 
 import (
