@@ -18,7 +18,7 @@ const demoStoreVariable = "CAUSEWAY_DEMO_STORE"
 func (p *program) demoCommand() *cobra.Command {
 	return group("demo", "Run a mesh of two zones on this machine, break it and heal it",
 		"  causeway demo up\n  causeway demo break east/catalog\n  causeway demo heal",
-		p.demoUpCommand(), p.demoBreakCommand(), p.demoHealCommand(), p.demoStatusCommand(), p.demoDownCommand(), p.demoRunCommand())
+		p.demoUpCommand(), p.demoBreakCommand(), p.demoHealCommand(), p.demoStatusCommand(), p.demoTraceCommand(), p.demoDownCommand(), p.demoRunCommand())
 }
 
 func (p *program) demoUpCommand() *cobra.Command {
@@ -217,6 +217,22 @@ func (p *program) demoStatusCommand() *cobra.Command {
 			}
 			_, err = fmt.Fprint(p.stdout, s)
 			return err
+		},
+	}
+}
+
+func (p *program) demoTraceCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "trace", Short: "Follow one request through the proxies of the running demo", Args: cobra.NoArgs,
+		Long: `trace sends one request and shows what each proxy on its way saw of it. The proxies send their spans to a small collector in the demo,
+because a MeshTrace at global says so; workloads pass the trace on with their own calls.`,
+		Example: "  causeway demo trace\n  causeway demo break east/catalog && causeway demo trace",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := p.runningDemo()
+			if err != nil {
+				return err
+			}
+			return demoHint(r.Trace(cmd.Context(), p.stdout))
 		},
 	}
 }

@@ -129,6 +129,9 @@ func (d *Demo) handler(run context.Context) http.Handler {
 	mux.HandleFunc("POST /heal", d.act(run, "heal", func(ctx context.Context, c command, tell func(string)) error {
 		return d.heal(ctx, c.Target, tell)
 	}))
+	mux.HandleFunc("POST /trace", d.act(run, "trace", func(ctx context.Context, _ command, tell func(string)) error {
+		return d.trace(ctx, tell)
+	}))
 	mux.HandleFunc("POST /down", func(w http.ResponseWriter, _ *http.Request) {
 		n := d.alive.Load()
 		tell := teller(w)
@@ -212,6 +215,11 @@ func (r *Running) Break(ctx context.Context, target string, kill bool, out io.Wr
 // Heal starts what is broken of a part, and of everything when none is named.
 func (r *Running) Heal(ctx context.Context, target string, out io.Writer) error {
 	return r.command(ctx, "heal", command{Target: target}, out)
+}
+
+// Trace follows one request through the proxies and tells what they saw of it.
+func (r *Running) Trace(ctx context.Context, out io.Writer) error {
+	return r.command(ctx, "trace", command{}, out)
 }
 
 // Down ends the demo and returns when nothing of it runs any more.

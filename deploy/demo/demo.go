@@ -46,18 +46,19 @@ type Options struct {
 
 // A Demo is a running demo.
 type Demo struct {
-	opts     Options
-	dir      string
-	block    string // first two bytes of all its addresses
-	began    time.Time
-	envoy    string
-	global   *plane
-	zones    []*zone
-	outsider *outsider
-	traffic  traffic
-	door     net.Listener // where people send requests
-	control  *control
-	end      context.CancelFunc
+	opts      Options
+	dir       string
+	block     string // first two bytes of all its addresses
+	began     time.Time
+	envoy     string
+	global    *plane
+	collector *collector // of the spans of requests
+	zones     []*zone
+	outsider  *outsider
+	traffic   traffic
+	door      net.Listener // where people send requests
+	control   *control
+	end       context.CancelFunc
 	// farewell is how the command went that ends a demo which checks itself.
 	farewell chan error
 
@@ -174,6 +175,9 @@ func (d *Demo) up(ctx context.Context) error {
 	if err := d.serveOutside(ctx); err != nil {
 		return err
 	}
+	if err := d.serveCollector(ctx); err != nil {
+		return err
+	}
 	if err := d.startGlobal(ctx); err != nil {
 		return err
 	}
@@ -239,6 +243,8 @@ const (
 	zonesPort  = 5685
 	probesPort = 5686
 	doorPort   = 8080
+	// collectorPort is where OTLP is spoken over HTTP, as everywhere.
+	collectorPort = 4318
 )
 
 // firstBlock and lastBlock bound the 127.X.0.0/16 of which a demo takes one for itself.
@@ -342,6 +348,7 @@ func (d *Demo) takeDown() {
 	proxies, planes := apart(d.parts())
 	stopAll(proxies, false)
 	stopAll(planes, false)
+	d.collector.close()
 	for _, z := range d.zones {
 		for _, i := range z.instances {
 			i.close()

@@ -87,7 +87,9 @@ networking:
 }
 
 // ask is a request of a user to the workload.
-func (i *instance) ask(ctx context.Context) answer { return *call(ctx, "http://"+i.at(appPort)+"/") }
+func (i *instance) ask(ctx context.Context) answer {
+	return *call(ctx, "http://"+i.at(appPort)+"/", nil)
+}
 
 // An answer is what a service says, with what the next one said to it.
 type answer struct {
@@ -148,18 +150,18 @@ func status(code int) string {
 	return strconv.Itoa(code)
 }
 
-// ServeHTTP is the workload: it names itself and whoever its sidecar saw, and asks the next service.
+// ServeHTTP is the workload: it names itself and whoever its sidecar saw, and asks the next service, to which it passes on the trace.
 func (i *instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := answer{
 		Status: http.StatusOK, Service: i.service, Zone: i.zone.name, Instance: i.name, Caller: caller(r.Header.Get("X-Forwarded-Client-Cert")),
 	}
 	switch {
 	case r.URL.Path == "/shortcut":
-		a.Next = call(r.Context(), "http://"+i.at(shortcutPort)+"/")
+		a.Next = call(r.Context(), "http://"+i.at(shortcutPort)+"/", r.Header)
 	case r.URL.Path == "/"+outside:
-		a.Next = call(r.Context(), "http://"+i.at(outboundPort)+"/")
+		a.Next = call(r.Context(), "http://"+i.at(outboundPort)+"/", r.Header)
 	case i.next != "":
-		a.Next = call(r.Context(), "http://"+i.at(nextPort)+"/")
+		a.Next = call(r.Context(), "http://"+i.at(nextPort)+"/", r.Header)
 	}
 	reply(w, &a)
 }
@@ -184,10 +186,15 @@ var workloadClient = &http.Client{Timeout: 10 * time.Second}
 // maxAnswer bounds what one service reads of another.
 const maxAnswer = 64 << 10
 
-func call(ctx context.Context, url string) *answer {
+func call(ctx context.Context, url string, header http.Header) *answer {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return &answer{Error: err.Error()}
+	}
+	for _, name := range traced {
+		if v := header.Values(name); len(v) > 0 {
+			req.Header[name] = v
+		}
 	}
 	res, err := workloadClient.Do(req)
 	if err != nil {

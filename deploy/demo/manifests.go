@@ -99,6 +99,23 @@ spec:
 `, caller, service, service, strings.Join(ids, ", "))
 }
 
+// tracing sends what proxies see of requests to the collector of the demo.
+func (d *Demo) tracing() string {
+	return fmt.Sprintf(`
+type: MeshOpenTelemetryBackend
+mesh: default
+name: demo
+spec: {protocol: http, endpoint: {address: %s, port: %d}}
+---
+type: MeshTrace
+mesh: default
+name: everything
+spec:
+  default:
+    backends: [{type: OpenTelemetry, openTelemetry: {backendRef: {kind: MeshOpenTelemetryBackend, labels: {kuma.io/display-name: demo}}}}]
+`, d.ip(0, 1), collectorPort)
+}
+
 // declarations are what is written at global, once for all zones.
 func (d *Demo) declarations() string {
 	docs := []string{identity}
@@ -108,7 +125,7 @@ func (d *Demo) declarations() string {
 	for n := 1; n <= instancesEach; n++ {
 		docs = append(docs, joined(canaried+"-"+version(n)))
 	}
-	docs = append(docs, d.external())
+	docs = append(docs, d.external(), d.tracing())
 	return strings.Join(docs, "---")
 }
 

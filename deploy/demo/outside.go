@@ -129,7 +129,7 @@ func (z *zone) egressManifest() string {
 
 // askOutside has an instance ask the service outside of the mesh.
 func (i *instance) askOutside(ctx context.Context) *answer {
-	return call(ctx, "http://"+i.at(appPort)+"/"+outside)
+	return call(ctx, "http://"+i.at(appPort)+"/"+outside, nil)
 }
 
 // untilOutside waits until what the first instances of a service hear from outside of the mesh is a status.

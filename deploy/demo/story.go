@@ -24,6 +24,7 @@ Ready after %[1]s: %[2]d requests per second go to %[3]s
 Try in another terminal:
   %[4]s demo break east/catalog            # both instances stop: west answers, no request fails
   %[4]s demo status                        # what runs, and who answers
+  %[4]s demo trace                         # one request, as each proxy on its way saw it
   %[4]s demo heal                          # everything is as it was, traffic comes home
   curl http://%[10]s/rates            # stock asks outside of the mesh, through the egress
   %[4]s demo break global                  # traffic goes on: zones need global for changes only
@@ -89,6 +90,7 @@ func (d *Demo) failover() []step {
 	return []step{
 		{"catalog stops in east: west answers", d.then(d.run("break", "east/catalog"), d.settle, d.untilAnswered("catalog-1@west", "catalog-2@west")), false},
 		{"identities hold across zones", d.untilSeen(east, west, west), false},
+		{"a trace crosses zones, as the proxies of both see it", d.checkTrace, false},
 		{"the status says what is broken", d.checkStatus("east/catalog"), false},
 		{"catalog is healed: traffic comes home", d.then(d.run("heal"), d.settle, d.untilAnswered("catalog-1@east", "catalog-2@east")), false},
 		{"catalog is killed in east: west answers", d.then(d.run("break", "east/catalog", "--kill"), d.settle), false},
@@ -342,8 +344,20 @@ func (d *Demo) checkSpread(ctx context.Context) error {
 	})
 }
 
+// checkTrace gives the command that shows a trace while requests are answered by the other zone.
+func (d *Demo) checkTrace(ctx context.Context) error {
+	if err := d.run("trace")(ctx); err != nil {
+		return err
+	}
+	zones, err := d.traceOnce(ctx, func(string) {})
+	if err == nil && !slices.Equal(zones, zoneNames) {
+		err = fmt.Errorf("the request was seen in %v, want %v", zones, zoneNames)
+	}
+	return err
+}
+
 func (d *Demo) checkShortcut(ctx context.Context) error {
-	a := call(ctx, "http://"+d.zones[0].service(services[0])[0].at(appPort)+"/shortcut")
+	a := call(ctx, "http://"+d.zones[0].service(services[0])[0].at(appPort)+"/shortcut", nil)
 	if a.Next == nil || a.Next.Status != http.StatusForbidden {
 		return fmt.Errorf("got %s, want a refusal with 403", a)
 	}
