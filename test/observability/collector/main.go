@@ -1,6 +1,5 @@
-// The collector is a small OpenTelemetry Collector for tests, made of the real one's modules: it takes logs and traces by OTLP and
-// passes them on in the JSON of OTLP. What arrives behind it is what a real collector took. .ci/prepare builds it; its name keeps it
-// out of the tools that look at the packages of the module around this one.
+// Package main is a small OpenTelemetry Collector for tests, made of the real one's modules: it takes logs and traces by OTLP and
+// passes them on in the JSON of OTLP. What arrives behind it is what a real collector took. It is no part of Causeway, and .ci/prepare builds it.
 package main
 
 import (
