@@ -110,6 +110,8 @@ type MeshServiceStatus struct {
 	Conditions []Condition `json:"conditions,omitempty"`
 	// UnusedSince is when a generated service lost its last dataplane; it is removed some time after.
 	UnusedSince time.Time `json:"unusedSince,omitzero"`
+	// DataplaneLabels are the keys of the labels that a generated service has because all its dataplanes carry them.
+	DataplaneLabels []string `json:"dataplaneLabels,omitempty"`
 	// State is Available while at least one inbound of the service is ready. Shown in the spec by the API.
 	State ServiceState `json:"state,omitempty"`
 	// Identities are those of the selected proxies, sorted. Shown in the spec by the API.

@@ -420,6 +420,42 @@ func TestCertificatesAreRenewed(t *testing.T) {
 	until(t, "the agent is back without a token", func() bool { return z.facts("web-1").Connected })
 }
 
+// Somebody replaces the token in its file before it ends, as Kubernetes does: an agent that has to enroll again needs no restart.
+//
+// Acceptance: U projectedsatoken
+func TestTokenIsReadAgain(t *testing.T) {
+	const short = 4 * time.Second
+	w := newWorld(t)
+	z := w.startWith(fmt.Sprintf(objects, ""), short)
+	cfg, f := z.web()
+	write := func(lifetime time.Duration) {
+		d := webToken
+		d.Mesh = "default"
+		text, err := z.issuer.Dataplane(d, lifetime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(cfg.Dataplane.TokenFile, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(short)
+	began := time.Now()
+	run(t, cfg)
+	z.untilServing("web-1")
+	write(time.Hour)
+	z.stop()
+	stopped := time.Now()
+	until(t, "the first token and the control certificate have ended", func() bool {
+		return time.Since(began) > short+2*time.Second && time.Since(stopped) > short
+	})
+	z = w.startWith("", short)
+	until(t, "the agent is back", func() bool { return z.facts("web-1").Connected })
+	if f.started() != 1 {
+		t.Errorf("Envoy was started %d times", f.started())
+	}
+}
+
 func TestWithoutIdentity(t *testing.T) {
 	w := newWorld(t)
 	z := w.startWith("type: Mesh\nname: default\n", 0)
@@ -433,6 +469,7 @@ func TestWithoutIdentity(t *testing.T) {
 	until(t, "the proxy has the identity that appeared", func() bool { return z.facts("web-1").Issued.Serial != "" })
 }
 
+// Acceptance: U/K/M workload: a proxy whose identity needs a label it lacks is refused.
 func TestIdentityThatCannotBeGivenHoldsEnvoyBack(t *testing.T) {
 	z := newWorld(t).start()
 	cfg, f := z.faked(strings.Replace(webYAML(1), "labels: {kuma.io/workload: web}", "", 1), token.Dataplane{Name: "web-1"})

@@ -18,6 +18,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/dataplane/agent"
 	"github.com/causeway-mesh/causeway/deploy/transparentproxy"
 	"github.com/causeway-mesh/causeway/test/netns"
@@ -68,6 +69,10 @@ func newWorld(t *testing.T, n *netns.Network) *world {
 	client.Transparent.DirectAccessServices = []string{"web"}
 	local.Bind = "127.0.0.1"
 	local.Inbound = []mesh.Inbound{{Name: "own", Port: w.mesh.Port + 1, ServiceAddress: "127.0.0.1", Protocol: mesh.HTTP}}
+	six.Transparent.ReachableBackends = &mesh.ReachableBackends{Refs: []mesh.ReachableRef{
+		{Kind: mesh.TypeMeshService, Name: "web"},
+		{Kind: mesh.TypeMeshService, Labels: map[string]string{resource.LabelDisplayName: "client"}},
+	}}
 	sixHost := six.Place.(*netns.Host)
 	six.Place = sixth{sixHost}
 	plain := testmesh.Workload{Name: "plain-1", Place: n.Host(t, 1, 14), Bind: "0.0.0.0"} // whose host redirects nothing
@@ -226,6 +231,7 @@ func (w *world) url(host string, port uint32) string {
 // Acceptance: M inbound_communication: within a zone; with and without passing through is serviceAddress, per inbound.
 // Acceptance: M connectivity: likewise, and to a host that redirects nothing.
 // Acceptance: M meshservice connectivity: names of the own zone, and one of a generator that does not match.
+// Acceptance: U/M reachablebackends: by name and by labels; without a list all.
 // Acceptance: U meshservice: permissive mTLS switched on under load, names of generators
 func TestRedirectedHosts(t *testing.T) {
 	n := netns.Enter(t)
@@ -279,6 +285,9 @@ func (w *world) names() {
 	w.until(client, w.url("client.svc.mesh.local", port), "client-1") // itself, through the mesh
 	w.until(client, w.url("six.svc.mesh.local", port), "six-1")
 	w.until(w.hosts[w.six], w.url("web.svc.mesh.local", port), "web-1")
+	w.until(w.hosts[w.six], w.url("client.svc.mesh.local", port), "client-1")
+	w.refused(w.hosts[w.six], w.url("plain.svc.mesh.local", port), unknownHost) // it is not among the backends of this one
+	w.until(client, w.url("plain.svc.mesh.local", port), "plain-1")
 	w.refused(client, w.url("web.others.mesh.local", port), unknownHost)
 	w.refused(client, w.url("nobody.svc.mesh.local", port), unknownHost)
 	w.refused(client, w.url("nobody.example", port), unknownHost)

@@ -111,6 +111,7 @@ func (z *zone) apply(t *testing.T, out Outputs) {
 }
 
 // TestScenarios plays the steps of each file: resources and facts as they are then, and what is derived from them.
+// Acceptance: U/K/M workload: workloads come into being by themselves and count their proxies (generated.txtar).
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -532,4 +533,45 @@ func parse(t *testing.T, addresses map[string]bool) map[netip.Addr]bool {
 		out[p] = true
 	}
 	return out
+}
+
+// What all dataplanes of a workload carry, their service carries, too, as long as they do. What somebody gave to the service stays.
+//
+// Acceptance: U meshservicelabelpropagation
+func TestServicesTakeLabelsOfTheirDataplanes(t *testing.T) {
+	z := newZone()
+	z.put(t, built(resource.Meta{Type: mesh.TypeMesh, Name: "default"}, &mesh.Mesh{}), epoch)
+	run := func(dataplanes ...map[string]string) map[string]string {
+		t.Helper()
+		for i, labels := range dataplanes {
+			m := resource.Meta{Type: mesh.TypeDataplane, Mesh: "default", Name: fmt.Sprintf("web-%d", i), Labels: maps.Clone(labels)}
+			m.Labels[resource.LabelWorkload] = "web"
+			m.Labels = stamp(m, z.Zone, z.Env)
+			z.put(t, built(m, &mesh.Dataplane{Networking: mesh.Networking{Address: "10.0.0.1", Inbound: []mesh.Inbound{{Port: 80}}}}), epoch)
+		}
+		z.apply(t, Compute(z.Inputs))
+		z.apply(t, Compute(z.Inputs)) // nothing is left to do
+		got := maps.Clone(z.Resources[resource.Key{Type: mesh.TypeMeshService, Mesh: "default", Name: "web"}].Labels)
+		maps.DeleteFunc(got, func(k, _ string) bool { return ofSystem(k) })
+		return got
+	}
+	expect := func(got map[string]string, want ...string) {
+		t.Helper()
+		var list []string
+		for _, k := range slices.Sorted(maps.Keys(got)) {
+			list = append(list, k+"="+got[k])
+		}
+		if !slices.Equal(list, want) {
+			t.Errorf("the service has %v, want %v", list, want)
+		}
+	}
+	expect(run(map[string]string{"team": "shop", "version": "1"}, map[string]string{"team": "shop", "version": "2"}), "team=shop")
+	expect(run(map[string]string{"team": "stock", "tier": "a"}, map[string]string{"team": "stock", "tier": "a"}), "team=stock", "tier=a")
+	expect(run(map[string]string{"team": "stock"}, map[string]string{"team": "stock", "tier": "a"}), "team=stock")
+	key := resource.Key{Type: mesh.TypeMeshService, Mesh: "default", Name: "web"}
+	r := z.Resources[key]
+	r.Labels = maps.Clone(r.Labels)
+	r.Labels["owner"], r.Labels["tier"] = "me", "mine"
+	z.put(t, r, epoch)
+	expect(run(map[string]string{"tier": "a"}, map[string]string{"tier": "a"}), "owner=me", "tier=mine")
 }

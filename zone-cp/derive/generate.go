@@ -67,13 +67,15 @@ func compareWorkloads(a, b workloadKey) int {
 
 // generateOne says whether the dataplanes offer a service.
 func (r *run) generateOne(k workloadKey, members []*resource.Resource) bool {
-	r.write(mesh.TypeWorkload, k, ManagedByWorkloadGenerator, func(any) any { return &mesh.Workload{} })
+	r.write(mesh.TypeWorkload, k, ManagedByWorkloadGenerator, nil, func(any) any { return &mesh.Workload{} })
 	members = slices.DeleteFunc(slices.Clone(members), func(dp *resource.Resource) bool { return mesh.OnKubernetes(dp.Meta) })
 	ports, disputes := servicePorts(members)
 	if len(ports) == 0 {
 		return false // a client or gateway offers nothing
 	}
-	made := r.write(mesh.TypeMeshService, k, ManagedByServiceGenerator, func(old any) any {
+	had, common := r.dataplaneLabels(k), commonLabels(members)
+	label := func(labels map[string]string) { r.generated(k).DataplaneLabels = propagate(labels, had, common) }
+	made := r.write(mesh.TypeMeshService, k, ManagedByServiceGenerator, label, func(old any) any {
 		s := &mesh.MeshService{}
 		if o, ok := old.(*mesh.MeshService); ok {
 			*s = *o // fields that are not ours stay
@@ -101,8 +103,54 @@ func (r *run) generated(k workloadKey) *mesh.MeshServiceStatus {
 	return st
 }
 
-// write makes a generated resource equal to what it should be. It is false when somebody else's resource has the name.
-func (r *run) write(typ string, k workloadKey, by string, spec func(old any) any) bool {
+// dataplaneLabels are the keys of the labels that a generated service has from its dataplanes so far.
+func (r *run) dataplaneLabels(k workloadKey) []string {
+	st, ok := r.Inputs.Statuses[resource.Key{Type: mesh.TypeMeshService, Mesh: k.mesh, Name: k.name}].(*mesh.MeshServiceStatus)
+	if !ok {
+		return nil
+	}
+	return st.DataplaneLabels
+}
+
+// commonLabels are those that users gave to all dataplanes alike.
+func commonLabels(members []*resource.Resource) map[string]string {
+	out := map[string]string{}
+	for i, dp := range members {
+		if i == 0 {
+			maps.Copy(out, dp.Labels)
+		}
+		maps.DeleteFunc(out, func(key, value string) bool { return dp.Labels[key] != value || ofSystem(key) })
+	}
+	return out
+}
+
+// ofSystem says that a label is given meaning by control planes or by Kubernetes.
+func ofSystem(key string) bool {
+	domain, _, ok := strings.Cut(key, "/")
+	return ok && slices.ContainsFunc([]string{"kuma.io", "causeway.io", "kubernetes.io", "k8s.io"}, func(d string) bool {
+		return domain == d || strings.HasSuffix(domain, "."+d)
+	})
+}
+
+// propagate gives labels of dataplanes to their service and takes away those that it had from them. A label that somebody gave
+// to the service itself stays. It returns the keys that come from dataplanes.
+func propagate(labels map[string]string, had []string, common map[string]string) []string {
+	var keys []string
+	for _, key := range had {
+		delete(labels, key)
+	}
+	for _, key := range slices.Sorted(maps.Keys(common)) {
+		if _, own := labels[key]; !own {
+			labels[key] = common[key]
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// write makes a generated resource equal to what it should be; label edits its labels, if given. It is false when somebody
+// else's resource has the name.
+func (r *run) write(typ string, k workloadKey, by string, label func(map[string]string), spec func(old any) any) bool {
 	key := resource.Key{Type: typ, Mesh: k.mesh, Name: k.name}
 	if r.Aside[key] {
 		return false
@@ -114,6 +162,12 @@ func (r *run) write(typ string, k workloadKey, by string, spec func(old any) any
 	meta := old.Meta
 	meta.Type, meta.Mesh, meta.Name = typ, k.mesh, k.name
 	meta.Labels = maps.Clone(old.Labels)
+	if label != nil {
+		if meta.Labels == nil {
+			meta.Labels = map[string]string{}
+		}
+		label(meta.Labels)
+	}
 	meta.Labels = stamp(meta, r.Zone, r.Env)
 	meta.Labels[resource.LabelManagedBy] = by
 	meta.Labels[resource.LabelWorkload] = k.name
@@ -192,7 +246,8 @@ func (r *run) noteUnused(k resource.Key, since time.Time) {
 		r.out.Statuses[k] = &mesh.WorkloadStatus{UnusedSince: since}
 		return
 	}
-	r.generated(workloadKey{k.Mesh, k.Name}).UnusedSince = since
+	st := r.generated(workloadKey{k.Mesh, k.Name})
+	st.UnusedSince, st.DataplaneLabels = since, r.dataplaneLabels(workloadKey{k.Mesh, k.Name})
 }
 
 // A portJoin makes the ports of a service from the inbounds of its dataplanes, which come in order of their names.

@@ -122,7 +122,7 @@ func (r *run) serviceStatus(s resource.Resource, ids identities) *mesh.MeshServi
 		st.State, st.Identities, st.TLS = old.State, old.Identities, old.TLS
 	}
 	if g, ok := r.out.Statuses[s.Key()].(*mesh.MeshServiceStatus); ok { // what generation noted
-		st.Conditions, st.UnusedSince = g.Conditions, g.UnusedSince
+		st.Conditions, st.UnusedSince, st.DataplaneLabels = g.Conditions, g.UnusedSince, g.DataplaneLabels
 	}
 	spec, ok := s.Spec.(*mesh.MeshService)
 	if !r.local(s.Meta) {
