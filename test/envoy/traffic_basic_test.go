@@ -11,6 +11,8 @@ import (
 )
 
 // testPlain is the thinnest path: a request from a workload through its own and the other's Envoy, per protocol.
+//
+// Acceptance: U/K/M workload: workloads come into being by themselves and count their proxies.
 func testPlain(t *testing.T, m *testmesh.Mesh) {
 	listed := mesh.Outbound{Port: freePort(t), Address: loopbackIP, BackendRef: &mesh.BackendRef{Kind: mesh.TypeMeshService, Name: "backend", Port: m.Port}}
 	web := m.Workloads(t,
@@ -21,6 +23,11 @@ func testPlain(t *testing.T, m *testmesh.Mesh) {
 	if a := got.Answer; a.Instance != "backend-1" || a.Caller() != "" || a.Proto != "HTTP/1.1" {
 		t.Errorf("answered by %q over %s, caller %q", a.Instance, a.Proto, a.Caller())
 	}
+	m.Until(t, "the workload of backend counts its proxy", func() (any, bool) {
+		var w struct{ Status mesh.WorkloadStatus }
+		found := m.Read(t, mesh.TypeWorkload, "backend", &w)
+		return w.Status, found && w.Status.DataplaneProxies == mesh.DataplaneProxies{Connected: 1, Healthy: 1, Total: 1}
+	})
 	if a := web.Reach(t, "modern").Answer; a.Instance != "modern-1" || a.Proto != "HTTP/2.0" {
 		t.Errorf("answered by %q over %s", a.Instance, a.Proto)
 	}

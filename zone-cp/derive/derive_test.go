@@ -111,7 +111,6 @@ func (z *zone) apply(t *testing.T, out Outputs) {
 }
 
 // TestScenarios plays the steps of each file: resources and facts as they are then, and what is derived from them.
-// Acceptance: U/K/M workload: workloads come into being by themselves and count their proxies (generated.txtar).
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {

@@ -88,7 +88,7 @@ func (c Change) check(at resource.Path, value proto.Message, operations []Operat
 	if !slices.Contains(operations, c.Operation) {
 		var names []string
 		for _, o := range operations {
-			names = append(names, string(o))
+			names = append(names, o)
 		}
 		ps.Add(at.Field("operation"), "must be one of %s", strings.Join(names, ", "))
 		return ps
