@@ -123,7 +123,7 @@ func ipRule(r rule, f family) []string {
 			for _, users := range orNone(r.users) {
 				for _, sport := range orNone(r.sources) {
 					for _, dport := range orNone(r.ports) {
-						add(word("-s", src), word("-d", dst), word("-i", r.in), word("-o", r.out), word("-p", r.protocol),
+						add(word("-s", src), word("-d", dst), word("-i", r.in), word("-o", r.out), word("-p", r.protocol), under(r),
 							ports("--sport", sport), ports("--dport", dport), word("-m owner --uid-owner", users),
 							fmt.Sprintf("-m comment --comment %q", r.why), ipVerdict(r.then))
 					}
@@ -132,6 +132,13 @@ func ipRule(r rule, f family) []string {
 		}
 	}
 	return out
+}
+
+func under(r rule) string {
+	if r.under {
+		return "! --syn"
+	}
+	return ""
 }
 
 func ipVerdict(v verdict) string {

@@ -76,6 +76,8 @@ func nftLine(r rule, addresses string) string {
 	}
 	b.WriteString(addresses)
 	switch {
+	case r.under:
+		add("tcp flags & (fin | syn | rst | ack) != syn")
 	case len(r.ports) > 0:
 		add("%s dport %s", r.protocol, nftSet(r.ports))
 	case len(r.sources) > 0:

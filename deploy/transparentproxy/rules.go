@@ -2,6 +2,7 @@ package transparentproxy
 
 import (
 	"net/netip"
+	"slices"
 )
 
 // Addresses from which a proxy connects to its own workload.
@@ -27,7 +28,10 @@ type rule struct {
 	from, to       []netip.Prefix
 	sources, ports []span
 	users          []span
-	then           verdict
+	// under matches TCP packets that begin no connection. A connection from before the rules, whose first packet after them comes from
+	// the other side, would be taken for one in that direction, be redirected and so be broken.
+	under bool
+	then  verdict
 }
 
 // A chain is rules in order.
@@ -42,6 +46,8 @@ const lo = "lo"
 
 var leave = verdict{}
 
+var before = rule{why: "connections from before", protocol: "tcp", under: true, then: leave}
+
 // chains are what a configuration means, whatever holds it.
 func (p parsed) chains() []chain {
 	var out []chain
@@ -54,9 +60,9 @@ func (p parsed) chains() []chain {
 	if p.RedirectOutbound {
 		out = append(out,
 			chain{name: "self", table: "nat", rules: p.self()},
-			chain{name: "outbound", hook: "output", table: "nat", rules: append(p.lookups(verdict{redirect: p.dnsPort}, "tcp", "udp"), p.outbound()...)})
+			chain{name: "outbound", hook: "output", table: "nat", rules: slices.Concat([]rule{before}, p.lookups(verdict{redirect: p.dnsPort}, "tcp", "udp"), p.outbound())})
 	} else if p.dns {
-		out = append(out, chain{name: "outbound", hook: "output", table: "nat", rules: p.lookups(verdict{redirect: p.dnsPort}, "tcp", "udp")})
+		out = append(out, chain{name: "outbound", hook: "output", table: "nat", rules: append([]rule{before}, p.lookups(verdict{redirect: p.dnsPort}, "tcp", "udp")...)})
 	}
 	return out
 }
@@ -65,7 +71,7 @@ func (p parsed) proxyUser() []span { return []span{{p.proxy, p.proxy}} }
 
 // inbound redirects what comes from other hosts.
 func (p parsed) inbound() []rule {
-	out := []rule{{why: "what the host sends to itself", in: lo, then: leave}}
+	out := []rule{before, {why: "what the host sends to itself", in: lo, then: leave}}
 	if len(p.excludeInIPs) > 0 {
 		out = append(out, rule{why: "excluded clients", from: p.excludeInIPs, then: leave})
 	}
