@@ -86,11 +86,7 @@ func (f *FilterMod) check(at resource.Path, value proto.Message) resource.Proble
 func (c Change) check(at resource.Path, value proto.Message, operations []Operation) resource.Problems {
 	var ps resource.Problems
 	if !slices.Contains(operations, c.Operation) {
-		var names []string
-		for _, o := range operations {
-			names = append(names, o)
-		}
-		ps.Add(at.Field("operation"), "must be one of %s", strings.Join(names, ", "))
+		ps.Add(at.Field("operation"), "must be one of %s", strings.Join(operations, ", "))
 		return ps
 	}
 	if len(c.JSONPatches) > 0 && c.Operation != Patch {
