@@ -18,9 +18,9 @@ demo: build ## Run global and two zones on this machine until Ctrl-C: fetches En
 run: build ## Run one zone with the embedded store in ./causeway-data
 	bin/causeway run zone --zone local
 
-test: prepare ## Run every test with the race detector; the one command. What fails is run once more and named, at most 3 tests
+test: prepare ## Run every test with the race detector; the one command. What fails is run up to twice more and named, at most 3 tests
 	envoy="$${CAUSEWAY_ENVOY:-$$(go run . envoy fetch)}" && { CAUSEWAY_ENVOY="$$envoy" $(TOOL) gotestsum --format standard-quiet --jsonfile test-results.json \
-		--rerun-fails=1 --rerun-fails-max-failures=3 --rerun-fails-report test-reruns.txt --packages ./... -- -race -p 2 -timeout 30m; \
+		--rerun-fails=2 --rerun-fails-max-failures=3 --rerun-fails-report test-reruns.txt --packages ./... -- -race -p 2 -timeout 30m; \
 		tests=$$?; go run ./test/acceptance/report test-results.json && exit $$tests; }
 
 prepare: ## Install what tests need and this machine lacks: PostgreSQL, protoc, a C compiler, npx
