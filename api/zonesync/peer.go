@@ -97,6 +97,8 @@ type Peer struct {
 	opened    bool
 	begun     uint64 // scopes of this end that have begun, to number them
 	resolving map[string]Resolve
+	// meanwhile is what was told of scopes that are being resolved: the answer may be of a moment before.
+	meanwhile map[string]Resolution
 	begins    []*ScopeBegin
 	outcome   Welcome_Outcome
 	ends      []*ScopeEnd
@@ -255,7 +257,7 @@ func (p *Peer) greet(s *Step, h *Hello) {
 	for _, st := range h.GetHave() {
 		have[st.GetScope()] = st
 	}
-	p.resolving = map[string]Resolve{}
+	p.resolving, p.meanwhile = map[string]Resolve{}, map[string]Resolution{}
 	for _, scope := range p.cfg.Source.Scopes() {
 		st := have[scope]
 		delete(have, scope)
@@ -291,11 +293,19 @@ func (p *Peer) Resolved(scope string, r Resolution) Step {
 		return s
 	}
 	delete(p.resolving, scope)
+	defer delete(p.meanwhile, scope)
 	switch {
 	case !asked.Gone:
 		if r.How == ScopeBegin_RESUME {
 			p.start(scope, r)
-			p.out[scope].at, p.out[scope].acked = asked.After, asked.After
+			o := p.out[scope]
+			o.at, o.acked = asked.After, asked.After
+			if m, ok := p.meanwhile[scope]; ok {
+				maps.Copy(o.dirty, m.IDs)
+				if m.To.GetRevision() > o.to.GetRevision() {
+					o.to = m.To
+				}
+			}
 		} else {
 			p.start(scope, r)
 		}
@@ -454,6 +464,15 @@ func (p *Peer) verdict(v *Verdict) {
 func (p *Peer) Changed(scope string, to *Position, ids map[string]Removal_Cause) Step {
 	var s Step
 	o := p.out[scope]
+	if _, asked := p.resolving[scope]; asked && o == nil {
+		m, ok := p.meanwhile[scope]
+		if !ok {
+			m.IDs = map[string]Removal_Cause{}
+		}
+		m.To = to
+		maps.Copy(m.IDs, ids)
+		p.meanwhile[scope] = m
+	}
 	if p.closed || o == nil {
 		return s
 	}

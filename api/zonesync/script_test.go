@@ -86,6 +86,9 @@ type party struct {
 	queue    []Work
 	stalled  bool
 	outbox   []*Message
+	// slow answers what changed only when told to, with what was true when it was asked.
+	slow    bool
+	answers []func()
 }
 
 type entry struct {
@@ -303,6 +306,11 @@ func (w *world) do(t *testing.T, c []string) {
 		p := w.party(c[1])
 		p.stalled = c[0] == "stall"
 		w.work(p)
+	case "slow", "answer":
+		p := w.party(c[1])
+		if p.slow = c[0] == "slow"; !p.slow {
+			w.answer(p)
+		}
 	case "tick":
 		for range number(1) {
 			for _, p := range []*party{w.global, w.zone} {
@@ -434,11 +442,23 @@ func (w *world) deliver(n int) bool {
 	return moved
 }
 
+func (w *world) answer(p *party) {
+	for len(p.answers) > 0 {
+		next := p.answers[0]
+		p.answers = p.answers[1:]
+		next()
+	}
+}
+
 func (w *world) step(p *party, s Step) {
 	p.outbox = append(p.outbox, s.Send...)
 	p.queue = append(p.queue, s.Work...)
 	for _, r := range s.Resolve {
-		w.step(p, p.peer.Resolved(r.Scope, p.since(r)))
+		found := p.since(r)
+		p.answers = append(p.answers, func() { w.step(p, p.peer.Resolved(r.Scope, found)) })
+	}
+	if !p.slow {
+		w.answer(p)
 	}
 	if s.Closed != nil {
 		var refused *RefusedError
