@@ -4,6 +4,7 @@
 package serving
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -16,12 +17,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/causeway-mesh/causeway/api/pki"
 )
 
 // Config of Certificates.
@@ -35,6 +39,8 @@ type Config struct {
 	Authority *Authority
 	// Hosts are the names and addresses that generated certificates are good for.
 	Hosts []string
+	// Log is told when the certificate is replaced, and when files cannot be served; nil means nobody is.
+	Log *slog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -56,7 +62,9 @@ type Certificates struct {
 
 	mu      sync.Mutex
 	current *tls.Certificate
-	stamp   time.Time // modification time of the files, or the end of life of a generated certificate
+	until   time.Time         // end of life of a generated certificate
+	read    [sha256.Size]byte // what the operator's files held when current was made
+	problem string            // why the former certificate still serves, as it was last told
 	checked time.Time
 }
 
@@ -64,6 +72,9 @@ type Certificates struct {
 func Open(cfg Config) (*Certificates, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if (cfg.CertFile == "") != (cfg.KeyFile == "") {
 		return nil, errors.New("server certificate: certificate and key files are needed together")
@@ -117,39 +128,58 @@ func (c *Certificates) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return c.current, nil
 	}
 	c.checked = now
-	var err error
+	renew := c.reload
 	if c.ca != nil {
-		err = c.renew(now)
-	} else {
-		err = c.reload()
+		renew = c.renew
 	}
-	if err != nil && c.current != nil {
-		return c.current, nil // the last good one serves until the files are right again
-	}
-	if err != nil {
-		return nil, fmt.Errorf("server certificate: %w", err)
+	if err := renew(now); err != nil {
+		if c.current == nil {
+			return nil, fmt.Errorf("server certificate: %w", err)
+		}
+		c.tell(err)
 	}
 	return c.current, nil
 }
 
-func (c *Certificates) reload() error {
-	st, err := os.Stat(c.cfg.CertFile)
+// tell says once why the last good certificate serves on: until the files are right again, every connection would say it.
+func (c *Certificates) tell(err error) {
+	if why := err.Error(); why != c.problem {
+		c.problem = why
+		c.cfg.Log.Error("the server certificate is not replaced; the former one serves on", "until", c.current.Leaf.NotAfter.UTC(), "err", err)
+	}
+}
+
+// reload takes the operator's files when what they hold has changed. Their times say nothing: a copy may keep those of the original.
+func (c *Certificates) reload(now time.Time) error {
+	cert, err := os.ReadFile(c.cfg.CertFile)
 	if err != nil {
 		return err
 	}
-	if c.current != nil && st.ModTime().Equal(c.stamp) {
+	key, err := os.ReadFile(c.cfg.KeyFile)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(bytes.Join([][]byte{cert, key}, []byte{0}))
+	if c.current != nil && sum == c.read {
+		c.problem = ""
 		return nil
 	}
-	cert, err := tls.LoadX509KeyPair(c.cfg.CertFile, c.cfg.KeyFile)
-	if err != nil {
+	pair, err := tls.X509KeyPair(cert, key)
+	switch {
+	case err != nil:
 		return fmt.Errorf("load %s and %s: %w", c.cfg.CertFile, c.cfg.KeyFile, err)
+	case c.current != nil && !now.Before(pair.Leaf.NotAfter):
+		return fmt.Errorf("load %s: it ended on %s", c.cfg.CertFile, pair.Leaf.NotAfter.Format(time.DateOnly))
 	}
-	c.current, c.stamp = &cert, st.ModTime()
+	if c.current != nil {
+		c.cfg.Log.Info("the server certificate was replaced", "file", c.cfg.CertFile, "serial", pki.Serial(pair.Leaf), "until", pair.Leaf.NotAfter.UTC())
+	}
+	c.current, c.read, c.problem = &pair, sum, ""
 	return nil
 }
 
 func (c *Certificates) renew(now time.Time) error {
-	if c.current != nil && c.stamp.Sub(now) > serverLifetime/3 {
+	if c.current != nil && c.until.Sub(now) > serverLifetime/3 {
 		return nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -170,8 +200,12 @@ func (c *Certificates) renew(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	c.current = &tls.Certificate{Certificate: [][]byte{der, c.ca.Certificate[0]}, PrivateKey: key}
-	c.stamp = tpl.NotAfter
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return err
+	}
+	c.current = &tls.Certificate{Certificate: [][]byte{der, c.ca.Certificate[0]}, PrivateKey: key, Leaf: leaf}
+	c.until = tpl.NotAfter
 	return nil
 }
 

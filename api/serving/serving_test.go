@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,6 +63,7 @@ func TestGeneratedAuthoritySurvivesRestartAndCertificatesRenew(t *testing.T) {
 func TestOperatorFilesReload(t *testing.T) {
 	dir := t.TempDir()
 	now := time.Now()
+	old := now // of all files: times are no help
 	pair := func(n string) {
 		d := filepath.Join(dir, n)
 		if _, err := serving.Open(serving.Config{Dir: d}); err != nil {
@@ -75,12 +79,13 @@ func TestOperatorFilesReload(t *testing.T) {
 			}
 		}
 		now = now.Add(time.Minute)
-		if err := os.Chtimes(filepath.Join(dir, "cert.pem"), now, now); err != nil {
+		if err := os.Chtimes(filepath.Join(dir, "cert.pem"), old, old); err != nil {
 			t.Fatal(err)
 		}
 	}
+	var log bytes.Buffer
 	pair("a")
-	c, err := serving.Open(serving.Config{CertFile: filepath.Join(dir, "cert.pem"), KeyFile: filepath.Join(dir, "key.pem"), Now: func() time.Time { return now }})
+	c, err := serving.Open(serving.Config{CertFile: filepath.Join(dir, "cert.pem"), KeyFile: filepath.Join(dir, "key.pem"), Log: slog.New(slog.NewTextHandler(&log, nil)), Now: func() time.Time { return now }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,13 +95,51 @@ func TestOperatorFilesReload(t *testing.T) {
 	if err != nil || bytes.Equal(one.Certificate[0], two.Certificate[0]) {
 		t.Fatalf("not reloaded (%v)", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "cert.pem"), []byte("broken"), 0o600); err != nil {
+	if n := strings.Count(log.String(), "was replaced"); n != 1 {
+		t.Errorf("a replacement was told %d times, want once:\n%s", n, &log)
+	}
+	key, err := os.ReadFile(filepath.Join(dir, "key.pem"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	now = now.Add(time.Minute)
-	if three, err := c.Get(nil); err != nil || !bytes.Equal(two.Certificate[0], three.Certificate[0]) {
-		t.Fatalf("a broken file replaced the last good certificate (%v)", err)
+	for i, broken := range []string{"cert.pem", "key.pem"} {
+		if err := os.WriteFile(filepath.Join(dir, broken), []byte("broken"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			now = now.Add(time.Minute)
+			if three, err := c.Get(nil); err != nil || !bytes.Equal(two.Certificate[0], three.Certificate[0]) {
+				t.Fatalf("a broken %s replaced the last good certificate (%v)", broken, err)
+			}
+		}
+		if n := strings.Count(log.String(), "not replaced"); n != i+1 {
+			t.Errorf("with a broken %s it was told %d times that files cannot be served, want %d times:\n%s", broken, n, i+1, &log)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "cert.pem"), pemOf(two), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "key.pem"), key, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		now = now.Add(time.Minute)
+		if _, err := c.Get(nil); err != nil {
+			t.Fatal(err)
+		}
 	}
+
+	// One that has ended is no better than the one that serves; files of the same age as before are looked at, too.
+	pair("c")
+	now = now.Add(100 * 365 * 24 * time.Hour)
+	if four, err := c.Get(nil); err != nil || !bytes.Equal(two.Certificate[0], four.Certificate[0]) {
+		t.Fatalf("a certificate that has ended replaced another (%v)", err)
+	}
+	if !strings.Contains(log.String(), "it ended on") {
+		t.Errorf("nothing says that the new certificate has ended:\n%s", &log)
+	}
+}
+
+func pemOf(c *tls.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]})
 }
 
 func TestBadConfigIsNamed(t *testing.T) {

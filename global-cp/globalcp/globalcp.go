@@ -186,6 +186,7 @@ func (g *Global) openCertificates(ctx context.Context) error {
 	cfg := serving.Config{
 		CertFile: g.cfg.TLS.CertFile, KeyFile: g.cfg.TLS.KeyFile, Dir: filepath.Join(g.cfg.WorkDir, "tls"),
 		Hosts: hosting.Hosts(g.cfg.TLS.Hosts, append([]string{g.cfg.API.Address, g.cfg.Zones.Address}, g.cfg.Zones.Advertised...)...),
+		Log:   g.log,
 	}
 	if cfg.CertFile == "" {
 		shared, err := authority.Open(ctx, authority.Config{

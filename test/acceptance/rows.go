@@ -48,7 +48,7 @@ var Parts = []Part{
 		{Letters: "U", Suite: "auth dp", Proves: "a token of another service cannot take over a proxy, one of the same service can; the workload label has to fit the token"},
 		{Letters: "U", Suite: "auth offline", Proves: "tokens signed outside the control plane are taken"},
 		{Letters: "U", Suite: "auth user", Proves: "administrators and members may do different things; what is open to all asks for no token"},
-		{Letters: "U", Suite: "certs rotation", Proves: "the certificate of a control plane is replaced on disk and served without a restart, and proxies stay connected", Unproven: true},
+		{Letters: "U", Suite: "certs rotation", Proves: "the certificate of a control plane is replaced on disk and served without a restart, and proxies stay connected"},
 		{Letters: "U", Suite: "projectedsatoken", Proves: "a proxy uses the refreshed token file after a restart of the control plane, without a restart of its own"},
 		{Letters: "U/K/M", Suite: "workload", Proves: "workloads come into being by themselves and count their proxies; a proxy whose identity needs a label it lacks is refused"},
 	}},

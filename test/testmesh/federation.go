@@ -1,6 +1,7 @@
 package testmesh
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -27,6 +28,8 @@ type FederationOptions struct {
 	// ConfigureGlobal and ConfigureZone change configurations before each start.
 	ConfigureGlobal func(*globalcp.Config)
 	ConfigureZone   func(zone string, c *zonecp.Config)
+	// CAFile is the authority of control planes that serve certificates of their operator.
+	CAFile string
 	// Through, when set, stands between zones and global: it is given global's address and returns the one that a zone uses.
 	Through func(zone, global string) string
 	// Place, when set, gives the hosts of control planes: global's, and those of zones by name.
@@ -109,7 +112,7 @@ func (f *Federation) Join(t testing.TB, name string) *Mesh {
 		place = f.opts.Place(name)
 		probes = at(place, probesPort)
 	}
-	z := startZone(t, Options{Store: store, Zone: name, Place: place, Configure: func(c *zonecp.Config) {
+	z := startZone(t, Options{Store: store, Zone: name, Place: place, CAFile: f.opts.CAFile, Configure: func(c *zonecp.Config) {
 		c.Global.JoinTokenFile, c.Global.BeatEvery = file, beat
 		c.Probes.Address, c.AllowLocalAddresses = probes, place == nil
 		if f.opts.Through != nil {
@@ -203,7 +206,7 @@ func (g *Global) StartGlobal(t testing.TB) {
 	}
 	if g.client == nil {
 		c, err := client.New(client.Config{
-			Server: "https://" + global.APIAddress(), CAFile: global.CAFile(), TokenFile: global.AdminTokenFile(), UserAgent: "testmesh",
+			Server: "https://" + global.APIAddress(), CAFile: cmp.Or(g.opts.CAFile, global.CAFile()), TokenFile: global.AdminTokenFile(), UserAgent: "testmesh",
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -219,7 +219,7 @@ func (i *Instance) settings(t testing.TB) agent.Config {
 	c := agent.Default()
 	c.Zone.Addresses, c.Zone.CAFile = []string{m.at.agents}, filepath.Join(m.WorkDir(), "tls", "ca.pem")
 	if cp := m.ControlPlane(); cp != nil {
-		c.Zone.CAFile = cp.CAFile() // its directory may be another one
+		c.Zone.CAFile = cmp.Or(m.opts.CAFile, cp.CAFile()) // its directory may be another one
 	}
 	if len(i.Zone) > 0 {
 		c.Zone.Addresses = i.Zone

@@ -4,6 +4,7 @@
 package testmesh
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -33,6 +34,8 @@ type Options struct {
 	Zone string
 	// Configure changes the configuration of the control plane before each start.
 	Configure func(*zonecp.Config)
+	// CAFile is the authority by which clients and agents know a control plane that serves certificates of its operator.
+	CAFile string
 	// Place is the host where the control plane runs, in a process of its own. Default this process.
 	Place Place
 }
@@ -191,7 +194,7 @@ func (z *Zone) Start(t testing.TB) {
 	}
 	if z.client == nil {
 		z.client, err = client.New(client.Config{
-			Server: "https://" + zone.APIAddress(), CAFile: zone.CAFile(), TokenFile: zone.AdminTokenFile(), UserAgent: "testmesh",
+			Server: "https://" + zone.APIAddress(), CAFile: cmp.Or(z.opts.CAFile, zone.CAFile()), TokenFile: zone.AdminTokenFile(), UserAgent: "testmesh",
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -40,6 +40,7 @@ func (z *Zone) servingConfig() serving.Config {
 	return serving.Config{
 		CertFile: z.cfg.TLS.CertFile, KeyFile: z.cfg.TLS.KeyFile, Dir: filepath.Join(z.cfg.WorkDir, "tls"),
 		Hosts: hosting.Hosts(z.cfg.TLS.Hosts, addresses...),
+		Log:   z.log,
 	}
 }
 
