@@ -1,6 +1,12 @@
 package mesh
 
-import "github.com/causeway-mesh/causeway/api/resource"
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/causeway-mesh/causeway/api/resource"
+)
 
 // MeshMultiZoneService joins the MeshServices of several zones under one name.
 type MeshMultiZoneService struct {
@@ -43,6 +49,25 @@ func (p MultiZonePort) Joins(member Port) bool {
 // Selects says whether a MeshService is a member.
 func (m *MeshMultiZoneService) Selects(service resource.Meta) bool {
 	return len(m.Selector.MeshService.MatchLabels) > 0 && m.Selector.MeshService.Matches(service.Labels)
+}
+
+// Members lists those of the MeshServices that are joined to a service of a mesh, and says as a condition whether there are any.
+// Services without a zone belong to the given one.
+func (m *MeshMultiZoneService) Members(mesh, zone string, services []resource.Resource) ([]MatchedMeshService, []Condition) {
+	var out []MatchedMeshService
+	for _, s := range services {
+		if s.Mesh == mesh && m.Selects(s.Meta) {
+			out = append(out, MatchedMeshService{Name: s.DisplayName(), Namespace: s.Namespace(), Zone: cmp.Or(s.Zone(), zone), Mesh: s.Mesh})
+		}
+	}
+	slices.SortFunc(out, func(a, b MatchedMeshService) int {
+		return cmp.Or(strings.Compare(a.Zone, b.Zone), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	c := Condition{Type: ConditionMeshServicesMatched, Status: True, Reason: ReasonMatchesFound}
+	if len(out) == 0 {
+		c.Status, c.Reason, c.Message = False, ReasonNoMatchesFound, "no MeshService of the mesh carries the labels"
+	}
+	return out, []Condition{c}
 }
 
 // MeshMultiZoneServiceStatus is what the control plane computes for a multi-zone service.

@@ -57,6 +57,7 @@ type Global struct {
 	api     *rest.Server
 	// zones serves the zone control planes; who serves them is registered on it before Run serves it.
 	zones *grpc.Server
+	shown *shown
 	// parts run until ctx ends, beside the servers.
 	parts []func(context.Context) error
 
@@ -236,9 +237,10 @@ func (g *Global) NewJoinToken(ctx context.Context, zone string, validFor time.Du
 
 // openAPI makes the API and, on an empty store, the first administrator, the default mesh and the generators of hostnames.
 func (g *Global) openAPI(ctx context.Context) error {
+	g.shown = &shown{board: g.board}
 	var err error
 	g.api, err = rest.New(rest.Config{
-		Catalog: g.catalog, Mode: rest.Global, OnMeshCreated: hosting.MeshDefaults, Insights: g.board, Traffic: g.board, Inspector: g.hub, Complete: g.shown,
+		Catalog: g.catalog, Mode: rest.Global, OnMeshCreated: hosting.MeshDefaults, Insights: g.board, Traffic: g.board, Inspector: g.hub, Complete: g.shown.complete,
 		Join: g.NewJoinToken, Revoke: g.access.Revoke, Propagation: g.board, Adoption: exchange.Adoption{Catalog: g.catalog},
 		EffectiveConfig: func() any { return hosting.Shown(g.cfg) },
 		About:           rest.About{Version: g.cfg.Version, InstanceID: g.instance},

@@ -6,13 +6,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
-	"github.com/causeway-mesh/causeway/api/hosting"
-	"github.com/causeway-mesh/causeway/api/mesh"
-	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/global-cp/hub"
 	"github.com/causeway-mesh/causeway/global-cp/insight"
 	"github.com/causeway-mesh/causeway/store/backend"
-	"github.com/causeway-mesh/causeway/store/catalog"
 	"github.com/causeway-mesh/causeway/store/exchange"
 )
 
@@ -37,14 +33,3 @@ func (g *Global) openHub(context.Context) error {
 
 // Board is what is observed of zones.
 func (g *Global) Board() *insight.Board { return g.board }
-
-// shown completes services with what their zones say of them.
-func (g *Global) shown(snap *catalog.Snapshot, r resource.Resource, spec, status []byte) ([]byte, []byte) {
-	if r.Type != mesh.TypeMeshService {
-		return spec, status
-	}
-	if said, ok := snap.Derived(exchange.StatementOfService, r.Mesh, r.Name); ok {
-		status = said
-	}
-	return hosting.ShowService(spec, status, g.board.Proxies(r))
-}

@@ -207,21 +207,21 @@ func sentLabels(m resource.Meta) map[string]string {
 	return out
 }
 
-// statementOf picks from the status of a MeshService what other zones are told; nothing when nothing is known.
-func statementOf(status []byte) ([]byte, bool) {
+// statementOf picks from the status of a MeshService what its zone tells global, or global the other zones; nothing when nothing is known.
+// Global shows where the zone finds the service; other zones find it at names and addresses of their own.
+func statementOf(status []byte, toGlobal bool) ([]byte, bool) {
 	var st mesh.MeshServiceStatus
 	if json.Unmarshal(status, &st) != nil {
 		return nil, false
 	}
-	return encodeStatement(st)
-}
-
-func encodeStatement(st mesh.MeshServiceStatus) ([]byte, bool) {
-	st = mesh.MeshServiceStatus{State: st.State, Identities: st.Identities, TLS: st.TLS}
-	if st.State == "" && len(st.Identities) == 0 && st.TLS.Status == "" {
+	said := mesh.MeshServiceStatus{State: st.State, Identities: st.Identities, TLS: st.TLS}
+	if toGlobal {
+		said.VIPs, said.Addresses, said.HostnameGenerators = st.VIPs, st.Addresses, st.HostnameGenerators
+	}
+	if said.State == "" && len(said.Identities) == 0 && said.TLS.Status == "" && len(said.VIPs)+len(said.Addresses)+len(said.HostnameGenerators) == 0 {
 		return nil, false
 	}
-	b, err := json.Marshal(st)
+	b, err := json.Marshal(said)
 	return b, err == nil
 }
 

@@ -307,8 +307,8 @@ func (b *building) service(k resource.Key) {
 	b.put(store.Key{Type: k.Type, Mesh: k.Mesh, Name: k.Name}, f, ok, exists, r)
 	typ := b.offers.statementSource()
 	data, said := b.snapshot.Derived(typ, k.Mesh, k.Name)
-	if said && b.offers.cfg.Zone != "" {
-		data, said = statementOf(data)
+	if said {
+		data, said = statementOf(data, b.offers.cfg.Zone != "")
 	}
 	source := store.Key{Class: store.Derived, Type: typ, Mesh: k.Mesh, Name: k.Name}
 	b.put(source, f.about(data), ok && said, exists, resource.Resource{})

@@ -268,14 +268,14 @@ func TestFeedStopsWithItsContext(t *testing.T) {
 func TestUnchangedContentIsNotSentAgain(t *testing.T) {
 	e := newSide(t, "east", nil)
 	e.put(e.res(mesh.TypeMesh, "", demo, &mesh.Mesh{}, resource.LabelZone, "-"), service(e, "web"))
-	status := func(vip, state string) {
+	status := func(label, state string) {
 		e.commit(catalog.Batch{Derived: []catalog.DerivedPut{{
 			Key:  catalog.StatusOf(resource.Key{Type: mesh.TypeMeshService, Mesh: demo, Name: "web"}),
-			Data: []byte(`{"vips":[{"ip":"` + vip + `"}],"tls":{"status":"Ready"},"state":"` + state + `"}`),
+			Data: []byte(`{"dataplaneLabels":["` + label + `"],"tls":{"status":"Ready"},"state":"` + state + `"}`),
 		}}})
 		e.current()
 	}
-	status("241.0.0.1", "Available")
+	status("team", "Available")
 	view, scope := e.offers.For(Peer{ToGlobal: true}), zonesync.ScopeOf(demo)
 	if got := ids(view, scope); !slices.Equal(got, []string{"kri_msvc_default_east__web_", "owner/kri_msvc_default_east__web_"}) {
 		t.Fatalf("offered: %v", got)
@@ -283,13 +283,13 @@ func TestUnchangedContentIsNotSentAgain(t *testing.T) {
 	f := e.offers.Subscribe(Peer{ToGlobal: true})
 	defer f.Close()
 	said, _ := view.Item(scope, "owner/kri_msvc_default_east__web_")
-	status("241.0.0.2", "Available")
+	status("app", "Available")
 	e.put(service(e, "web"))
 	e.current()
 	if now, _ := view.Item(scope, said.ID); now != said {
 		t.Error("a statement that says the same is another item")
 	}
-	status("241.0.0.2", "Unavailable")
+	status("app", "Unavailable")
 	c, err := f.Next(t.Context())
 	if err != nil || len(c.IDs[scope]) != 1 {
 		t.Errorf("told: %v, %v", c.IDs, err)

@@ -62,7 +62,7 @@ var Parts = []Part{
 		{Letters: "K", Suite: "meshexternalservice", Proves: "HTTP, TCP, HTTPS and TLS 1.3; permissions switched; a route to an external service"},
 		{Letters: "M", Suite: "meshservice connectivity", Proves: "services of the own and of other zones are reached by local and mesh-wide hostnames; a name no generator made does not resolve"},
 		{Letters: "M", Suite: "meshservice policies", Proves: "rewriting, splitting, retries and health checks for services of another zone"},
-		{Letters: "M", Suite: "meshservice sync", Proves: "global knows status and virtual addresses; equal names in several zones are no conflict; long names; multi-zone services get status and hostname", Unproven: true},
+		{Letters: "M", Suite: "meshservice sync", Proves: "global knows status and virtual addresses; equal names in several zones are no conflict; long names; multi-zone services get status and hostname"},
 		{Letters: "U", Suite: "meshservicelabelpropagation", Proves: "labels of proxies reach the services generated from them, when they come, change and go"},
 		{Letters: "G", Suite: "conformance", Proves: "the conformance suite of the Gateway API for HTTP in a mesh", Needs: gatewayAPI},
 		{Letters: "U/M", Suite: "reachablebackends", Proves: "only listed destinations can be reached; without a list all; by labels"},

@@ -102,7 +102,7 @@ func Compute(in Inputs) Outputs {
 	r.indexProxies()
 	r.listServices()
 	vips := r.assignVIPs()
-	names := r.assignHostnames()
+	names := mesh.AssignHostnames(r.services, r.byType[mesh.TypeHostnameGenerator], r.Zone)
 	identities, egress := r.identities(), r.egresses()
 	for _, s := range r.services {
 		r.out.Statuses[s.Key()] = r.status(s, vips[s.Key()], names[s.Key()], identities, egress)
@@ -150,7 +150,7 @@ func kriOf(r resource.Resource) resource.KRI {
 }
 
 // status is what is recorded for one destination.
-func (r *run) status(s resource.Resource, vip string, names hostnames, ids identities, egress func(mesh string) mesh.Condition) any {
+func (r *run) status(s resource.Resource, vip string, names mesh.Hostnames, ids identities, egress func(mesh string) mesh.Condition) any {
 	var vips []mesh.VIP
 	if vip != "" {
 		vips = []mesh.VIP{{IP: vip}}
@@ -158,15 +158,18 @@ func (r *run) status(s resource.Resource, vip string, names hostnames, ids ident
 	switch s.Type {
 	case mesh.TypeMeshService:
 		st := r.serviceStatus(s, ids)
-		st.VIPs, st.Addresses, st.HostnameGenerators = vips, names.addresses, names.generators
+		st.VIPs, st.Addresses, st.HostnameGenerators = vips, names.Addresses, names.Generators
 		return st
 	case mesh.TypeMeshMultiZoneService:
-		st := r.multiZoneStatus(s)
-		st.VIPs, st.Addresses, st.HostnameGenerators = vips, names.addresses, names.generators
+		st := &mesh.MeshMultiZoneServiceStatus{}
+		if spec, ok := s.Spec.(*mesh.MeshMultiZoneService); ok {
+			st.MeshServices, st.Conditions = spec.Members(s.Mesh, r.Zone, r.byType[mesh.TypeMeshService])
+		}
+		st.VIPs, st.Addresses, st.HostnameGenerators = vips, names.Addresses, names.Generators
 		return st
 	default:
 		return &mesh.MeshExternalServiceStatus{
-			VIP: mesh.VIP{IP: vip}, Addresses: names.addresses, HostnameGenerators: names.generators, Conditions: []mesh.Condition{egress(s.Mesh)},
+			VIP: mesh.VIP{IP: vip}, Addresses: names.Addresses, HostnameGenerators: names.Generators, Conditions: []mesh.Condition{egress(s.Mesh)},
 		}
 	}
 }

@@ -1,9 +1,7 @@
 package derive
 
 import (
-	"cmp"
 	"slices"
-	"strings"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
@@ -200,29 +198,4 @@ func (r *run) tls(members []*resource.Resource) mesh.TLSReadiness {
 		}
 	}
 	return mesh.TLSReady
-}
-
-// multiZoneStatus lists the MeshServices of the same mesh that are joined.
-func (r *run) multiZoneStatus(s resource.Resource) *mesh.MeshMultiZoneServiceStatus {
-	st := &mesh.MeshMultiZoneServiceStatus{}
-	spec, ok := s.Spec.(*mesh.MeshMultiZoneService)
-	if !ok {
-		return st
-	}
-	for _, m := range r.byType[mesh.TypeMeshService] {
-		if m.Mesh == s.Mesh && spec.Selects(m.Meta) {
-			st.MeshServices = append(st.MeshServices, mesh.MatchedMeshService{
-				Name: m.DisplayName(), Namespace: m.Namespace(), Zone: cmp.Or(m.Zone(), r.Zone), Mesh: m.Mesh,
-			})
-		}
-	}
-	slices.SortFunc(st.MeshServices, func(a, b mesh.MatchedMeshService) int {
-		return cmp.Or(strings.Compare(a.Zone, b.Zone), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-	})
-	c := mesh.Condition{Type: mesh.ConditionMeshServicesMatched, Status: mesh.True, Reason: mesh.ReasonMatchesFound}
-	if len(st.MeshServices) == 0 {
-		c.Status, c.Reason, c.Message = mesh.False, mesh.ReasonNoMatchesFound, "no MeshService of the mesh carries the labels"
-	}
-	st.Conditions = []mesh.Condition{c}
-	return st
 }

@@ -1,7 +1,6 @@
 package derive
 
 import (
-	"cmp"
 	"hash/fnv"
 	"net/netip"
 	"slices"
@@ -52,7 +51,7 @@ func (r *run) assignVIPs() map[resource.Key]string {
 	}
 	out := make(map[resource.Key]string, len(r.services))
 	// Should two have the same one recorded, the older keeps it.
-	for _, s := range slices.SortedStableFunc(slices.Values(r.services), byAge) {
+	for _, s := range slices.SortedStableFunc(slices.Values(r.services), mesh.ByAge) {
 		a, ok := families[s.Type].recorded(vipOf(r.Inputs.Statuses[s.Key()]))
 		if ok && !taken[a] {
 			taken[a] = true
@@ -72,17 +71,6 @@ func (r *run) assignVIPs() map[resource.Key]string {
 		out[s.Key()] = a.String()
 	}
 	return out
-}
-
-// byAge orders the older first; what is not stored yet is the youngest.
-func byAge(a, b resource.Resource) int {
-	if a.Created.IsZero() != b.Created.IsZero() {
-		if a.Created.IsZero() {
-			return 1
-		}
-		return -1
-	}
-	return cmp.Compare(a.Created.UnixNano(), b.Created.UnixNano())
 }
 
 func (f family) free(taken map[netip.Addr]bool, key string) (netip.Addr, bool) {
