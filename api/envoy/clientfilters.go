@@ -53,7 +53,7 @@ type placed struct {
 
 func sameClientFilters(a, b clientFilters) bool {
 	return slices.Equal(a.places, b.places) && a.contents == b.contents &&
-		slices.EqualFunc(a.problems, b.problems, func(a, b Problem) bool { return a.Text == b.Text })
+		slices.EqualFunc(a.problems, b.problems, sameProblem)
 }
 
 // typedClients lists what the policies that have filters per client say, in their order. Who says nothing still has a place.

@@ -19,6 +19,10 @@ type Problem struct {
 	Policies []resource.KRI
 }
 
+func sameProblem(a, b Problem) bool {
+	return a.Ref == b.Ref && a.Text == b.Text && slices.Equal(a.Policies, b.Policies)
+}
+
 // A Compiled is a part with what went wrong while building it.
 type Compiled struct {
 	Part     *Part
@@ -26,15 +30,7 @@ type Compiled struct {
 }
 
 func sameCompiled(a, b Compiled) bool {
-	if len(a.Problems) != len(b.Problems) {
-		return false
-	}
-	for i := range a.Problems {
-		if a.Problems[i].Ref != b.Problems[i].Ref || a.Problems[i].Text != b.Problems[i].Text {
-			return false
-		}
-	}
-	return samePart(a.Part, b.Part)
+	return slices.EqualFunc(a.Problems, b.Problems, sameProblem) && samePart(a.Part, b.Part)
 }
 
 func samePart(a, b *Part) bool {
@@ -89,7 +85,7 @@ type built struct {
 }
 
 func sameBuilt(a, b built) bool {
-	if (a.problem == nil) != (b.problem == nil) || a.problem != nil && a.problem.Text != b.problem.Text {
+	if (a.problem == nil) != (b.problem == nil) || a.problem != nil && !sameProblem(*a.problem, *b.problem) {
 		return false
 	}
 	if a.frag == nil || b.frag == nil {
@@ -306,7 +302,7 @@ func (p piece) whole() built {
 }
 
 func (c *collector) add(b built) {
-	if b.problem != nil && !slices.ContainsFunc(c.problems, func(p Problem) bool { return p.Ref == b.problem.Ref && p.Text == b.problem.Text }) {
+	if b.problem != nil && !slices.ContainsFunc(c.problems, func(p Problem) bool { return sameProblem(p, *b.problem) }) {
 		c.problems = append(c.problems, *b.problem)
 	}
 	if b.frag == nil {

@@ -61,7 +61,7 @@ func sameEgress(a, b egressHalf) bool {
 	return slices.EqualFunc(a.frags, b.frags, func(x, y *Fragment) bool {
 		return x == y || x.Type == y.Type && x.Name == y.Name && x.Version == y.Version && slices.Equal(x.Origins, y.Origins)
 	}) && slices.EqualFunc(a.chains, b.chains, bytes.Equal) && slices.Equal(a.refs, b.refs) && slices.Equal(a.origins, b.origins) &&
-		slices.EqualFunc(a.problems, b.problems, func(x, y Problem) bool { return x.Ref == y.Ref && x.Text == y.Text })
+		slices.EqualFunc(a.problems, b.problems, sameProblem)
 }
 
 func (h *egressHalf) add(b built) {

@@ -101,7 +101,7 @@ type filterRef struct {
 }
 
 func sameExtensions(a, b extensionSet) bool {
-	return encode(a.refs) == encode(b.refs) && (a.problem == nil) == (b.problem == nil) &&
+	return encode(a.refs) == encode(b.refs) && (a.problem == nil) == (b.problem == nil) && (a.problem == nil || sameProblem(*a.problem, *b.problem)) &&
 		slices.EqualFunc(a.frags, b.frags, func(x, y *Fragment) bool {
 			return x.Version == y.Version && slices.Equal(x.Origins, y.Origins)
 		})

@@ -144,6 +144,38 @@ func TestCostOfPatches(t *testing.T) {
 	step("an endpoint changes", dataplaneOf("svc-1", 7), 0, "EDS kri_msvc_default_east__svc-1_http")
 }
 
+// A problem that stays the same but for the policy is told anew: whoever is named can mend it.
+func TestBlameFollowsThePolicy(t *testing.T) {
+	w := newMesh(t, 2, 2)
+	const failing = "cluster: {operation: Patch, match: {name: kri_msvc_default_east__svc-1_http}, jsonPatches: [{op: test, path: /connectTimeout, value: 77s}]}"
+	patch := func(name, what string) {
+		w.put(fmt.Sprintf("type: MeshProxyPatch\nmesh: default\nname: %s\nspec:\n  default:\n    appendModifications:\n    - %s", name, what))
+	}
+	blamed := func() []string {
+		var out []string
+		for _, p := range w.compile.Proxy(w.key("svc-0", 0)).Value().Problems {
+			for _, k := range p.Policies {
+				out = append(out, k.Name)
+			}
+		}
+		return out
+	}
+	const harmless = "cluster: {operation: Patch, match: {name: nowhere}, value: 'connectTimeout: 1s'}"
+	for _, owner := range []string{"a", "b", "a"} {
+		for _, name := range []string{"a", "b"} {
+			what := harmless
+			if name == owner {
+				what = failing
+			}
+			patch(name, what)
+		}
+		w.view.Graph.Settle()
+		if got := blamed(); !slices.Equal(got, []string{owner}) {
+			t.Errorf("the patch of %s fails, and %v is blamed", owner, got)
+		}
+	}
+}
+
 // versions are those of everything that each proxy has.
 func (w *testMesh) versions() map[envoy.Ref]string {
 	out := map[envoy.Ref]string{}
