@@ -9,5 +9,6 @@ const (
 	FeatureBindOutbounds = "feature-bind-outbounds" // outbounds are bound on a loopback block of the proxy's own
 	FeatureServiceProbes = "feature-service-probes" // TCP and HTTP probes of inbounds
 	FeatureNames         = "feature-names"          // names of the mesh for the agent's DNS; zones announce it, too
+	FeatureInquiry       = "feature-inquiry"        // questions about Envoy are answered beside the session; zones announce it, too
 	FeatureMetrics       = "feature-metrics"        // metrics are told as the zone says
 )

@@ -36,6 +36,9 @@ const (
 	GenerateZoneToken      Permission = "generateZoneToken"      // admit zones
 	ConnectZone            Permission = "connectZone"            // let zones join with single-use tokens, and shut them out
 	ReadConfig             Permission = "readConfig"             // see the settings of the control plane
+	ViewConfigDump         Permission = "viewConfigDump"         // see the whole configuration that an Envoy has
+	ViewStats              Permission = "viewStats"              // see what an Envoy counts
+	ViewClusters           Permission = "viewClusters"           // see the endpoints that an Envoy knows, and how they are
 )
 
 // Subjects are users and groups.

@@ -23,8 +23,9 @@ type operation struct {
 	// body is what a request carries, in JSON or, with yaml, in either. Optional ones may be left out.
 	body           openapi.Schema
 	yaml, optional bool
-	// answer is what a success carries; nil is a text.
+	// answer is what a success carries; nil is a text. With text it can be either.
 	answer openapi.Schema
+	text   bool
 	// codes of successes. Default 200.
 	codes []int
 	// fails lists the failures beside those that every route can have.
@@ -78,12 +79,15 @@ func (op operation) success(code int) openapi.Response {
 	for _, h := range op.gives {
 		out.Headers[h] = openapi.Header{Ref: "#/components/headers/" + h}
 	}
-	switch {
-	case code == http.StatusNotModified:
-	case op.answer == nil:
-		out.Content = map[string]openapi.Media{mediaText: {Schema: openapi.Schema{"type": "string"}}}
-	default:
-		out.Content = map[string]openapi.Media{mediaJSON: {Schema: op.answer}}
+	if code == http.StatusNotModified {
+		return out
+	}
+	out.Content = map[string]openapi.Media{}
+	if op.answer == nil || op.text {
+		out.Content[mediaText] = openapi.Media{Schema: openapi.Schema{"type": "string"}}
+	}
+	if op.answer != nil {
+		out.Content[mediaJSON] = openapi.Media{Schema: op.answer}
 	}
 	return out
 }

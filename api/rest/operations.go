@@ -272,6 +272,7 @@ func (d describer) insight(ops map[string]operation) {
 			id: "getProxyConfig", tag: tagInsight, summary: "The configuration that was computed for a proxy, whether or not it has taken it",
 			answer: anyObject, fails: []int{http.StatusBadRequest, http.StatusMethodNotAllowed},
 		}
+		d.envoy(ops)
 	}
 	if k, ok := d.kinds.ByName("Zone"); ok {
 		d.observed(ops, k, "zone", []string{"/zones"}, []string{"/zone-insights"})
@@ -293,6 +294,24 @@ func (d describer) insight(ops map[string]operation) {
 	none := openapi.Schema{"type": "object", "description": "An empty page: services are MeshServices now."}
 	ops["GET /service-insights"] = operation{id: "listAllServiceInsights", tag: tagInsight, summary: "Nothing, for older clients", answer: none, deprecated: true}
 	ops["GET /meshes/:mesh/service-insights"] = operation{id: "listServiceInsights", tag: tagInsight, summary: "Nothing, for older clients", answer: none, deprecated: true}
+}
+
+// envoy describes what can be asked of the Envoy of a proxy, at its zone and at global.
+func (d describer) envoy(ops map[string]operation) {
+	for _, x := range []struct {
+		path, id, summary string
+		takes             []string
+		text              bool
+	}{
+		{"xds", "getEnvoyConfig", "The configuration that an Envoy has, without keys", []string{"include_eds"}, false},
+		{"stats", "getEnvoyStats", "What an Envoy counts", []string{"usedonly", "envoyFormat"}, true},
+		{"clusters", "getEnvoyClusters", "The endpoints that an Envoy knows, and how they are", []string{"envoyFormat"}, true},
+	} {
+		ops["GET /meshes/:mesh/dataplanes/:name/"+x.path] = operation{
+			id: x.id, tag: tagInsight, summary: x.summary, more: "For administrators, and who was given the permission. A failure says which zone or agent is not connected.",
+			takes: x.takes, answer: anyObject, text: x.text, fails: []int{http.StatusBadRequest, http.StatusMethodNotAllowed},
+		}
+	}
 }
 
 // telemetry describes what is counted of traffic, and where Prometheus finds proxies.

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/tools/txtar"
 
+	"github.com/causeway-mesh/causeway/api/inquiry"
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/rest"
@@ -226,6 +227,24 @@ func (spread) Wait(ctx context.Context, _ uint64, until string) error {
 		return fmt.Errorf("wait: %w", ctx.Err())
 	}
 	return errors.New("nobody knows")
+}
+
+// envoys is an Envoy for every dataplane whose name does not say otherwise. It repeats what it was asked.
+type envoys struct{}
+
+func (envoys) Inspect(_ context.Context, dp resource.Resource, q *inquiry.Question) ([]byte, error) {
+	switch dp.Name {
+	case "away":
+		return nil, inquiry.Failf("the agent of dataplane %s is not connected to zone east since yesterday, so its Envoy cannot be asked", dp.Name)
+	case "vanished":
+		return nil, fmt.Errorf("ask for %s: %w", dp.Name, resource.ErrNotFound)
+	case "broken":
+		return nil, errors.New("what only the log may tell")
+	}
+	if q.GetWhat() == inquiry.WhatStats && !q.GetJson() || q.GetWhat() == inquiry.WhatClusters && !q.GetJson() {
+		return fmt.Appendf(nil, "%s::unused::%t\n", q.GetWhat(), q.GetUnused()), nil
+	}
+	return fmt.Appendf(nil, `{"asked":%q,"endpoints":%t,"unused":%t}`, q.GetWhat(), q.GetEndpoints(), q.GetUnused()), nil
 }
 
 // onMeshCreated gives a mesh a policy and the key that signs its dataplane tokens.
@@ -444,12 +463,14 @@ func play(t *testing.T, ar *txtar.Archive) *txtar.Archive {
 	}
 	p := newPlane(t, func(c *rest.Config) {
 		c.Mode = mode
+		c.Access[rest.ViewStats] = rest.Subjects{Users: []string{"ann"}}
 		if mode == rest.Global {
 			c.Zone = ""
 			c.Join, c.Revoke, c.Propagation = joinToken, revokeZone, spread{}
 		}
 		if mode != rest.Standalone {
 			c.Adoption = lacks{}
+			c.Inspector = envoys{}
 		}
 	})
 	if mode == rest.Zone { // meshes come from global

@@ -55,6 +55,3 @@ type PortCounts struct {
 	Healthy uint32 `json:"healthy"`
 	Total   uint32 `json:"total"`
 }
-
-// AskConfig asks what the zone computed for a proxy.
-const AskConfig = "config"

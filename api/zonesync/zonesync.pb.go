@@ -70,7 +70,7 @@ func (x Welcome_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Welcome_Outcome.Descriptor instead.
 func (Welcome_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{10, 0}
+	return file_zonesync_proto_rawDescGZIP(), []int{8, 0}
 }
 
 type ScopeBegin_How int32
@@ -119,7 +119,7 @@ func (x ScopeBegin_How) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ScopeBegin_How.Descriptor instead.
 func (ScopeBegin_How) EnumDescriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{11, 0}
+	return file_zonesync_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type Removal_Cause int32
@@ -168,7 +168,7 @@ func (x Removal_Cause) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Removal_Cause.Descriptor instead.
 func (Removal_Cause) EnumDescriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{15, 0}
+	return file_zonesync_proto_rawDescGZIP(), []int{13, 0}
 }
 
 type Rejected_Retry int32
@@ -217,162 +217,7 @@ func (x Rejected_Retry) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Rejected_Retry.Descriptor instead.
 func (Rejected_Retry) EnumDescriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{17, 0}
-}
-
-// A Question is about one dataplane of the zone.
-type Question struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	// What is asked: "config" is what the zone computed for the proxy.
-	What          string `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
-	Mesh          string `protobuf:"bytes,3,opt,name=mesh,proto3" json:"mesh,omitempty"`
-	Name          string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"` // as its zone stores it
-	TimeoutMs     int64  `protobuf:"varint,5,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Question) Reset() {
-	*x = Question{}
-	mi := &file_zonesync_proto_msgTypes[0]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Question) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Question) ProtoMessage() {}
-
-func (x *Question) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[0]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Question.ProtoReflect.Descriptor instead.
-func (*Question) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{0}
-}
-
-func (x *Question) GetId() uint64 {
-	if x != nil {
-		return x.Id
-	}
-	return 0
-}
-
-func (x *Question) GetWhat() string {
-	if x != nil {
-		return x.What
-	}
-	return ""
-}
-
-func (x *Question) GetMesh() string {
-	if x != nil {
-		return x.Mesh
-	}
-	return ""
-}
-
-func (x *Question) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *Question) GetTimeoutMs() int64 {
-	if x != nil {
-		return x.TimeoutMs
-	}
-	return 0
-}
-
-// An Answer comes in parts; the last one says so. The first answer of a stream has id 0 and only opens it.
-type Answer struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Part          []byte                 `protobuf:"bytes,2,opt,name=part,proto3" json:"part,omitempty"`
-	Last          bool                   `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"`
-	Error         string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
-	NotFound      bool                   `protobuf:"varint,5,opt,name=not_found,json=notFound,proto3" json:"not_found,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Answer) Reset() {
-	*x = Answer{}
-	mi := &file_zonesync_proto_msgTypes[1]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Answer) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Answer) ProtoMessage() {}
-
-func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[1]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Answer.ProtoReflect.Descriptor instead.
-func (*Answer) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{1}
-}
-
-func (x *Answer) GetId() uint64 {
-	if x != nil {
-		return x.Id
-	}
-	return 0
-}
-
-func (x *Answer) GetPart() []byte {
-	if x != nil {
-		return x.Part
-	}
-	return nil
-}
-
-func (x *Answer) GetLast() bool {
-	if x != nil {
-		return x.Last
-	}
-	return false
-}
-
-func (x *Answer) GetError() string {
-	if x != nil {
-		return x.Error
-	}
-	return ""
-}
-
-func (x *Answer) GetNotFound() bool {
-	if x != nil {
-		return x.NotFound
-	}
-	return false
+	return file_zonesync_proto_rawDescGZIP(), []int{15, 0}
 }
 
 type JoinRequest struct {
@@ -389,7 +234,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_zonesync_proto_msgTypes[2]
+	mi := &file_zonesync_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -401,7 +246,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[2]
+	mi := &file_zonesync_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -414,7 +259,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{2}
+	return file_zonesync_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -461,7 +306,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_zonesync_proto_msgTypes[3]
+	mi := &file_zonesync_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +318,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[3]
+	mi := &file_zonesync_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +331,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{3}
+	return file_zonesync_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *JoinReply) GetZone() string {
@@ -542,7 +387,7 @@ type Lineage struct {
 
 func (x *Lineage) Reset() {
 	*x = Lineage{}
-	mi := &file_zonesync_proto_msgTypes[4]
+	mi := &file_zonesync_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -554,7 +399,7 @@ func (x *Lineage) String() string {
 func (*Lineage) ProtoMessage() {}
 
 func (x *Lineage) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[4]
+	mi := &file_zonesync_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -567,7 +412,7 @@ func (x *Lineage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lineage.ProtoReflect.Descriptor instead.
 func (*Lineage) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{4}
+	return file_zonesync_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Lineage) GetId() string {
@@ -596,7 +441,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_zonesync_proto_msgTypes[5]
+	mi := &file_zonesync_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +453,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[5]
+	mi := &file_zonesync_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +466,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{5}
+	return file_zonesync_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Position) GetLineage() *Lineage {
@@ -668,7 +513,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_zonesync_proto_msgTypes[6]
+	mi := &file_zonesync_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +525,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[6]
+	mi := &file_zonesync_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +538,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{6}
+	return file_zonesync_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Message) GetBody() isMessage_Body {
@@ -920,7 +765,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_zonesync_proto_msgTypes[7]
+	mi := &file_zonesync_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -932,7 +777,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[7]
+	mi := &file_zonesync_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -945,7 +790,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{7}
+	return file_zonesync_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Hello) GetProtocolMin() uint32 {
@@ -1076,7 +921,7 @@ type ScopeState struct {
 
 func (x *ScopeState) Reset() {
 	*x = ScopeState{}
-	mi := &file_zonesync_proto_msgTypes[8]
+	mi := &file_zonesync_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +933,7 @@ func (x *ScopeState) String() string {
 func (*ScopeState) ProtoMessage() {}
 
 func (x *ScopeState) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[8]
+	mi := &file_zonesync_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +946,7 @@ func (x *ScopeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScopeState.ProtoReflect.Descriptor instead.
 func (*ScopeState) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{8}
+	return file_zonesync_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ScopeState) GetScope() string {
@@ -1150,7 +995,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_zonesync_proto_msgTypes[9]
+	mi := &file_zonesync_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1007,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[9]
+	mi := &file_zonesync_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1020,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{9}
+	return file_zonesync_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Limits) GetMaxObject() uint64 {
@@ -1212,7 +1057,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_zonesync_proto_msgTypes[10]
+	mi := &file_zonesync_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1224,7 +1069,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[10]
+	mi := &file_zonesync_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1237,7 +1082,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{10}
+	return file_zonesync_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Welcome) GetOutcome() Welcome_Outcome {
@@ -1282,7 +1127,7 @@ type ScopeBegin struct {
 
 func (x *ScopeBegin) Reset() {
 	*x = ScopeBegin{}
-	mi := &file_zonesync_proto_msgTypes[11]
+	mi := &file_zonesync_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1139,7 @@ func (x *ScopeBegin) String() string {
 func (*ScopeBegin) ProtoMessage() {}
 
 func (x *ScopeBegin) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[11]
+	mi := &file_zonesync_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1152,7 @@ func (x *ScopeBegin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScopeBegin.ProtoReflect.Descriptor instead.
 func (*ScopeBegin) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{11}
+	return file_zonesync_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ScopeBegin) GetScope() string {
@@ -1350,7 +1195,7 @@ type ScopeEnd struct {
 
 func (x *ScopeEnd) Reset() {
 	*x = ScopeEnd{}
-	mi := &file_zonesync_proto_msgTypes[12]
+	mi := &file_zonesync_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1362,7 +1207,7 @@ func (x *ScopeEnd) String() string {
 func (*ScopeEnd) ProtoMessage() {}
 
 func (x *ScopeEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[12]
+	mi := &file_zonesync_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1375,7 +1220,7 @@ func (x *ScopeEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScopeEnd.ProtoReflect.Descriptor instead.
 func (*ScopeEnd) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{12}
+	return file_zonesync_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ScopeEnd) GetScope() string {
@@ -1418,7 +1263,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_zonesync_proto_msgTypes[13]
+	mi := &file_zonesync_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1275,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[13]
+	mi := &file_zonesync_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1288,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{13}
+	return file_zonesync_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Batch) GetScope() string {
@@ -1538,7 +1383,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_zonesync_proto_msgTypes[14]
+	mi := &file_zonesync_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1550,7 +1395,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[14]
+	mi := &file_zonesync_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1563,7 +1408,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{14}
+	return file_zonesync_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Object) GetId() string {
@@ -1676,7 +1521,7 @@ type Removal struct {
 
 func (x *Removal) Reset() {
 	*x = Removal{}
-	mi := &file_zonesync_proto_msgTypes[15]
+	mi := &file_zonesync_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1688,7 +1533,7 @@ func (x *Removal) String() string {
 func (*Removal) ProtoMessage() {}
 
 func (x *Removal) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[15]
+	mi := &file_zonesync_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1701,7 +1546,7 @@ func (x *Removal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Removal.ProtoReflect.Descriptor instead.
 func (*Removal) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{15}
+	return file_zonesync_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Removal) GetId() string {
@@ -1748,7 +1593,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_zonesync_proto_msgTypes[16]
+	mi := &file_zonesync_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +1605,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[16]
+	mi := &file_zonesync_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +1618,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{16}
+	return file_zonesync_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Verdict) GetScope() string {
@@ -1831,7 +1676,7 @@ type Rejected struct {
 
 func (x *Rejected) Reset() {
 	*x = Rejected{}
-	mi := &file_zonesync_proto_msgTypes[17]
+	mi := &file_zonesync_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1843,7 +1688,7 @@ func (x *Rejected) String() string {
 func (*Rejected) ProtoMessage() {}
 
 func (x *Rejected) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[17]
+	mi := &file_zonesync_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1856,7 +1701,7 @@ func (x *Rejected) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejected.ProtoReflect.Descriptor instead.
 func (*Rejected) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{17}
+	return file_zonesync_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Rejected) GetId() string {
@@ -1915,7 +1760,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_zonesync_proto_msgTypes[18]
+	mi := &file_zonesync_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +1772,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[18]
+	mi := &file_zonesync_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +1785,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{18}
+	return file_zonesync_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Beat) GetCounter() uint64 {
@@ -2018,7 +1863,7 @@ type Proxies struct {
 
 func (x *Proxies) Reset() {
 	*x = Proxies{}
-	mi := &file_zonesync_proto_msgTypes[19]
+	mi := &file_zonesync_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +1875,7 @@ func (x *Proxies) String() string {
 func (*Proxies) ProtoMessage() {}
 
 func (x *Proxies) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[19]
+	mi := &file_zonesync_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +1888,7 @@ func (x *Proxies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxies.ProtoReflect.Descriptor instead.
 func (*Proxies) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{19}
+	return file_zonesync_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Proxies) GetConnected() uint64 {
@@ -2089,7 +1934,7 @@ type Exception struct {
 
 func (x *Exception) Reset() {
 	*x = Exception{}
-	mi := &file_zonesync_proto_msgTypes[20]
+	mi := &file_zonesync_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +1946,7 @@ func (x *Exception) String() string {
 func (*Exception) ProtoMessage() {}
 
 func (x *Exception) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[20]
+	mi := &file_zonesync_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +1959,7 @@ func (x *Exception) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exception.ProtoReflect.Descriptor instead.
 func (*Exception) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{20}
+	return file_zonesync_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Exception) GetMesh() string {
@@ -2171,7 +2016,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_zonesync_proto_msgTypes[21]
+	mi := &file_zonesync_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2028,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[21]
+	mi := &file_zonesync_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2041,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{21}
+	return file_zonesync_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Credit) GetScope() string {
@@ -2233,7 +2078,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_zonesync_proto_msgTypes[22]
+	mi := &file_zonesync_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2245,7 +2090,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[22]
+	mi := &file_zonesync_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2258,7 +2103,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{22}
+	return file_zonesync_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Observation) GetSequence() uint64 {
@@ -2292,7 +2137,7 @@ type Fact struct {
 
 func (x *Fact) Reset() {
 	*x = Fact{}
-	mi := &file_zonesync_proto_msgTypes[23]
+	mi := &file_zonesync_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +2149,7 @@ func (x *Fact) String() string {
 func (*Fact) ProtoMessage() {}
 
 func (x *Fact) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[23]
+	mi := &file_zonesync_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +2162,7 @@ func (x *Fact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fact.ProtoReflect.Descriptor instead.
 func (*Fact) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{23}
+	return file_zonesync_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Fact) GetKey() string {
@@ -2345,7 +2190,7 @@ type GoAway struct {
 
 func (x *GoAway) Reset() {
 	*x = GoAway{}
-	mi := &file_zonesync_proto_msgTypes[24]
+	mi := &file_zonesync_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2202,7 @@ func (x *GoAway) String() string {
 func (*GoAway) ProtoMessage() {}
 
 func (x *GoAway) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[24]
+	mi := &file_zonesync_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2215,7 @@ func (x *GoAway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GoAway.ProtoReflect.Descriptor instead.
 func (*GoAway) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{24}
+	return file_zonesync_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GoAway) GetReason() string {
@@ -2404,7 +2249,7 @@ type CredentialRequest struct {
 
 func (x *CredentialRequest) Reset() {
 	*x = CredentialRequest{}
-	mi := &file_zonesync_proto_msgTypes[25]
+	mi := &file_zonesync_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2261,7 @@ func (x *CredentialRequest) String() string {
 func (*CredentialRequest) ProtoMessage() {}
 
 func (x *CredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[25]
+	mi := &file_zonesync_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2274,7 @@ func (x *CredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialRequest.ProtoReflect.Descriptor instead.
 func (*CredentialRequest) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{25}
+	return file_zonesync_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CredentialRequest) GetRequest() []byte {
@@ -2450,7 +2295,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_zonesync_proto_msgTypes[26]
+	mi := &file_zonesync_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2462,7 +2307,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_zonesync_proto_msgTypes[26]
+	mi := &file_zonesync_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2475,7 +2320,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_zonesync_proto_rawDescGZIP(), []int{26}
+	return file_zonesync_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Credential) GetChain() [][]byte {
@@ -2503,20 +2348,7 @@ var File_zonesync_proto protoreflect.FileDescriptor
 
 const file_zonesync_proto_rawDesc = "" +
 	"\n" +
-	"\x0ezonesync.proto\x12\x14causeway.zonesync.v1\"u\n" +
-	"\bQuestion\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
-	"\x04what\x18\x02 \x01(\tR\x04what\x12\x12\n" +
-	"\x04mesh\x18\x03 \x01(\tR\x04mesh\x12\x12\n" +
-	"\x04name\x18\x04 \x01(\tR\x04name\x12\x1d\n" +
-	"\n" +
-	"timeout_ms\x18\x05 \x01(\x03R\ttimeoutMs\"s\n" +
-	"\x06Answer\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
-	"\x04part\x18\x02 \x01(\fR\x04part\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\bR\x04last\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\tR\x05error\x12\x1b\n" +
-	"\tnot_found\x18\x05 \x01(\bR\bnotFound\"\x91\x01\n" +
+	"\x0ezonesync.proto\x12\x14causeway.zonesync.v1\"\x91\x01\n" +
 	"\vJoinRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x18\n" +
 	"\arequest\x18\x02 \x01(\fR\arequest\x127\n" +
@@ -2726,11 +2558,10 @@ const file_zonesync_proto_rawDesc = "" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x1f\n" +
 	"\vlifetime_ms\x18\x02 \x01(\x03R\n" +
 	"lifetimeMs\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error2\xe7\x01\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error2\x9c\x01\n" +
 	"\x04Link\x12J\n" +
 	"\x04Join\x12!.causeway.zonesync.v1.JoinRequest\x1a\x1f.causeway.zonesync.v1.JoinReply\x12H\n" +
-	"\x04Sync\x12\x1d.causeway.zonesync.v1.Message\x1a\x1d.causeway.zonesync.v1.Message(\x010\x01\x12I\n" +
-	"\x05Admin\x12\x1c.causeway.zonesync.v1.Answer\x1a\x1e.causeway.zonesync.v1.Question(\x010\x01B9Z7github.com/causeway-mesh/causeway/api/zonesync;zonesyncb\x06proto3"
+	"\x04Sync\x12\x1d.causeway.zonesync.v1.Message\x1a\x1d.causeway.zonesync.v1.Message(\x010\x01B9Z7github.com/causeway-mesh/causeway/api/zonesync;zonesyncb\x06proto3"
 
 var (
 	file_zonesync_proto_rawDescOnce sync.Once
@@ -2745,86 +2576,82 @@ func file_zonesync_proto_rawDescGZIP() []byte {
 }
 
 var file_zonesync_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_zonesync_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_zonesync_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_zonesync_proto_goTypes = []any{
 	(Welcome_Outcome)(0),      // 0: causeway.zonesync.v1.Welcome.Outcome
 	(ScopeBegin_How)(0),       // 1: causeway.zonesync.v1.ScopeBegin.How
 	(Removal_Cause)(0),        // 2: causeway.zonesync.v1.Removal.Cause
 	(Rejected_Retry)(0),       // 3: causeway.zonesync.v1.Rejected.Retry
-	(*Question)(nil),          // 4: causeway.zonesync.v1.Question
-	(*Answer)(nil),            // 5: causeway.zonesync.v1.Answer
-	(*JoinRequest)(nil),       // 6: causeway.zonesync.v1.JoinRequest
-	(*JoinReply)(nil),         // 7: causeway.zonesync.v1.JoinReply
-	(*Lineage)(nil),           // 8: causeway.zonesync.v1.Lineage
-	(*Position)(nil),          // 9: causeway.zonesync.v1.Position
-	(*Message)(nil),           // 10: causeway.zonesync.v1.Message
-	(*Hello)(nil),             // 11: causeway.zonesync.v1.Hello
-	(*ScopeState)(nil),        // 12: causeway.zonesync.v1.ScopeState
-	(*Limits)(nil),            // 13: causeway.zonesync.v1.Limits
-	(*Welcome)(nil),           // 14: causeway.zonesync.v1.Welcome
-	(*ScopeBegin)(nil),        // 15: causeway.zonesync.v1.ScopeBegin
-	(*ScopeEnd)(nil),          // 16: causeway.zonesync.v1.ScopeEnd
-	(*Batch)(nil),             // 17: causeway.zonesync.v1.Batch
-	(*Object)(nil),            // 18: causeway.zonesync.v1.Object
-	(*Removal)(nil),           // 19: causeway.zonesync.v1.Removal
-	(*Verdict)(nil),           // 20: causeway.zonesync.v1.Verdict
-	(*Rejected)(nil),          // 21: causeway.zonesync.v1.Rejected
-	(*Beat)(nil),              // 22: causeway.zonesync.v1.Beat
-	(*Proxies)(nil),           // 23: causeway.zonesync.v1.Proxies
-	(*Exception)(nil),         // 24: causeway.zonesync.v1.Exception
-	(*Credit)(nil),            // 25: causeway.zonesync.v1.Credit
-	(*Observation)(nil),       // 26: causeway.zonesync.v1.Observation
-	(*Fact)(nil),              // 27: causeway.zonesync.v1.Fact
-	(*GoAway)(nil),            // 28: causeway.zonesync.v1.GoAway
-	(*CredentialRequest)(nil), // 29: causeway.zonesync.v1.CredentialRequest
-	(*Credential)(nil),        // 30: causeway.zonesync.v1.Credential
-	nil,                       // 31: causeway.zonesync.v1.Object.LabelsEntry
+	(*JoinRequest)(nil),       // 4: causeway.zonesync.v1.JoinRequest
+	(*JoinReply)(nil),         // 5: causeway.zonesync.v1.JoinReply
+	(*Lineage)(nil),           // 6: causeway.zonesync.v1.Lineage
+	(*Position)(nil),          // 7: causeway.zonesync.v1.Position
+	(*Message)(nil),           // 8: causeway.zonesync.v1.Message
+	(*Hello)(nil),             // 9: causeway.zonesync.v1.Hello
+	(*ScopeState)(nil),        // 10: causeway.zonesync.v1.ScopeState
+	(*Limits)(nil),            // 11: causeway.zonesync.v1.Limits
+	(*Welcome)(nil),           // 12: causeway.zonesync.v1.Welcome
+	(*ScopeBegin)(nil),        // 13: causeway.zonesync.v1.ScopeBegin
+	(*ScopeEnd)(nil),          // 14: causeway.zonesync.v1.ScopeEnd
+	(*Batch)(nil),             // 15: causeway.zonesync.v1.Batch
+	(*Object)(nil),            // 16: causeway.zonesync.v1.Object
+	(*Removal)(nil),           // 17: causeway.zonesync.v1.Removal
+	(*Verdict)(nil),           // 18: causeway.zonesync.v1.Verdict
+	(*Rejected)(nil),          // 19: causeway.zonesync.v1.Rejected
+	(*Beat)(nil),              // 20: causeway.zonesync.v1.Beat
+	(*Proxies)(nil),           // 21: causeway.zonesync.v1.Proxies
+	(*Exception)(nil),         // 22: causeway.zonesync.v1.Exception
+	(*Credit)(nil),            // 23: causeway.zonesync.v1.Credit
+	(*Observation)(nil),       // 24: causeway.zonesync.v1.Observation
+	(*Fact)(nil),              // 25: causeway.zonesync.v1.Fact
+	(*GoAway)(nil),            // 26: causeway.zonesync.v1.GoAway
+	(*CredentialRequest)(nil), // 27: causeway.zonesync.v1.CredentialRequest
+	(*Credential)(nil),        // 28: causeway.zonesync.v1.Credential
+	nil,                       // 29: causeway.zonesync.v1.Object.LabelsEntry
 }
 var file_zonesync_proto_depIdxs = []int32{
-	8,  // 0: causeway.zonesync.v1.JoinRequest.lineage:type_name -> causeway.zonesync.v1.Lineage
-	8,  // 1: causeway.zonesync.v1.JoinReply.lineage:type_name -> causeway.zonesync.v1.Lineage
-	8,  // 2: causeway.zonesync.v1.Position.lineage:type_name -> causeway.zonesync.v1.Lineage
-	11, // 3: causeway.zonesync.v1.Message.hello:type_name -> causeway.zonesync.v1.Hello
-	14, // 4: causeway.zonesync.v1.Message.welcome:type_name -> causeway.zonesync.v1.Welcome
-	17, // 5: causeway.zonesync.v1.Message.batch:type_name -> causeway.zonesync.v1.Batch
-	20, // 6: causeway.zonesync.v1.Message.verdict:type_name -> causeway.zonesync.v1.Verdict
-	22, // 7: causeway.zonesync.v1.Message.beat:type_name -> causeway.zonesync.v1.Beat
-	25, // 8: causeway.zonesync.v1.Message.credit:type_name -> causeway.zonesync.v1.Credit
-	26, // 9: causeway.zonesync.v1.Message.observation:type_name -> causeway.zonesync.v1.Observation
-	15, // 10: causeway.zonesync.v1.Message.scope_begin:type_name -> causeway.zonesync.v1.ScopeBegin
-	16, // 11: causeway.zonesync.v1.Message.scope_end:type_name -> causeway.zonesync.v1.ScopeEnd
-	28, // 12: causeway.zonesync.v1.Message.go_away:type_name -> causeway.zonesync.v1.GoAway
-	29, // 13: causeway.zonesync.v1.Message.credential_request:type_name -> causeway.zonesync.v1.CredentialRequest
-	30, // 14: causeway.zonesync.v1.Message.credential:type_name -> causeway.zonesync.v1.Credential
-	8,  // 15: causeway.zonesync.v1.Hello.lineage:type_name -> causeway.zonesync.v1.Lineage
-	12, // 16: causeway.zonesync.v1.Hello.have:type_name -> causeway.zonesync.v1.ScopeState
-	12, // 17: causeway.zonesync.v1.Hello.offers:type_name -> causeway.zonesync.v1.ScopeState
-	13, // 18: causeway.zonesync.v1.Hello.limits:type_name -> causeway.zonesync.v1.Limits
-	9,  // 19: causeway.zonesync.v1.ScopeState.position:type_name -> causeway.zonesync.v1.Position
+	6,  // 0: causeway.zonesync.v1.JoinRequest.lineage:type_name -> causeway.zonesync.v1.Lineage
+	6,  // 1: causeway.zonesync.v1.JoinReply.lineage:type_name -> causeway.zonesync.v1.Lineage
+	6,  // 2: causeway.zonesync.v1.Position.lineage:type_name -> causeway.zonesync.v1.Lineage
+	9,  // 3: causeway.zonesync.v1.Message.hello:type_name -> causeway.zonesync.v1.Hello
+	12, // 4: causeway.zonesync.v1.Message.welcome:type_name -> causeway.zonesync.v1.Welcome
+	15, // 5: causeway.zonesync.v1.Message.batch:type_name -> causeway.zonesync.v1.Batch
+	18, // 6: causeway.zonesync.v1.Message.verdict:type_name -> causeway.zonesync.v1.Verdict
+	20, // 7: causeway.zonesync.v1.Message.beat:type_name -> causeway.zonesync.v1.Beat
+	23, // 8: causeway.zonesync.v1.Message.credit:type_name -> causeway.zonesync.v1.Credit
+	24, // 9: causeway.zonesync.v1.Message.observation:type_name -> causeway.zonesync.v1.Observation
+	13, // 10: causeway.zonesync.v1.Message.scope_begin:type_name -> causeway.zonesync.v1.ScopeBegin
+	14, // 11: causeway.zonesync.v1.Message.scope_end:type_name -> causeway.zonesync.v1.ScopeEnd
+	26, // 12: causeway.zonesync.v1.Message.go_away:type_name -> causeway.zonesync.v1.GoAway
+	27, // 13: causeway.zonesync.v1.Message.credential_request:type_name -> causeway.zonesync.v1.CredentialRequest
+	28, // 14: causeway.zonesync.v1.Message.credential:type_name -> causeway.zonesync.v1.Credential
+	6,  // 15: causeway.zonesync.v1.Hello.lineage:type_name -> causeway.zonesync.v1.Lineage
+	10, // 16: causeway.zonesync.v1.Hello.have:type_name -> causeway.zonesync.v1.ScopeState
+	10, // 17: causeway.zonesync.v1.Hello.offers:type_name -> causeway.zonesync.v1.ScopeState
+	11, // 18: causeway.zonesync.v1.Hello.limits:type_name -> causeway.zonesync.v1.Limits
+	7,  // 19: causeway.zonesync.v1.ScopeState.position:type_name -> causeway.zonesync.v1.Position
 	0,  // 20: causeway.zonesync.v1.Welcome.outcome:type_name -> causeway.zonesync.v1.Welcome.Outcome
-	15, // 21: causeway.zonesync.v1.Welcome.scopes:type_name -> causeway.zonesync.v1.ScopeBegin
+	13, // 21: causeway.zonesync.v1.Welcome.scopes:type_name -> causeway.zonesync.v1.ScopeBegin
 	1,  // 22: causeway.zonesync.v1.ScopeBegin.how:type_name -> causeway.zonesync.v1.ScopeBegin.How
-	9,  // 23: causeway.zonesync.v1.ScopeEnd.at:type_name -> causeway.zonesync.v1.Position
-	9,  // 24: causeway.zonesync.v1.Batch.from:type_name -> causeway.zonesync.v1.Position
-	9,  // 25: causeway.zonesync.v1.Batch.to:type_name -> causeway.zonesync.v1.Position
-	19, // 26: causeway.zonesync.v1.Batch.removals:type_name -> causeway.zonesync.v1.Removal
-	31, // 27: causeway.zonesync.v1.Object.labels:type_name -> causeway.zonesync.v1.Object.LabelsEntry
+	7,  // 23: causeway.zonesync.v1.ScopeEnd.at:type_name -> causeway.zonesync.v1.Position
+	7,  // 24: causeway.zonesync.v1.Batch.from:type_name -> causeway.zonesync.v1.Position
+	7,  // 25: causeway.zonesync.v1.Batch.to:type_name -> causeway.zonesync.v1.Position
+	17, // 26: causeway.zonesync.v1.Batch.removals:type_name -> causeway.zonesync.v1.Removal
+	29, // 27: causeway.zonesync.v1.Object.labels:type_name -> causeway.zonesync.v1.Object.LabelsEntry
 	2,  // 28: causeway.zonesync.v1.Removal.cause:type_name -> causeway.zonesync.v1.Removal.Cause
-	9,  // 29: causeway.zonesync.v1.Verdict.to:type_name -> causeway.zonesync.v1.Position
-	21, // 30: causeway.zonesync.v1.Verdict.rejected:type_name -> causeway.zonesync.v1.Rejected
+	7,  // 29: causeway.zonesync.v1.Verdict.to:type_name -> causeway.zonesync.v1.Position
+	19, // 30: causeway.zonesync.v1.Verdict.rejected:type_name -> causeway.zonesync.v1.Rejected
 	3,  // 31: causeway.zonesync.v1.Rejected.retry:type_name -> causeway.zonesync.v1.Rejected.Retry
-	12, // 32: causeway.zonesync.v1.Beat.applied:type_name -> causeway.zonesync.v1.ScopeState
-	23, // 33: causeway.zonesync.v1.Beat.proxies:type_name -> causeway.zonesync.v1.Proxies
-	24, // 34: causeway.zonesync.v1.Beat.exceptions:type_name -> causeway.zonesync.v1.Exception
-	27, // 35: causeway.zonesync.v1.Observation.facts:type_name -> causeway.zonesync.v1.Fact
-	6,  // 36: causeway.zonesync.v1.Link.Join:input_type -> causeway.zonesync.v1.JoinRequest
-	10, // 37: causeway.zonesync.v1.Link.Sync:input_type -> causeway.zonesync.v1.Message
-	5,  // 38: causeway.zonesync.v1.Link.Admin:input_type -> causeway.zonesync.v1.Answer
-	7,  // 39: causeway.zonesync.v1.Link.Join:output_type -> causeway.zonesync.v1.JoinReply
-	10, // 40: causeway.zonesync.v1.Link.Sync:output_type -> causeway.zonesync.v1.Message
-	4,  // 41: causeway.zonesync.v1.Link.Admin:output_type -> causeway.zonesync.v1.Question
-	39, // [39:42] is the sub-list for method output_type
-	36, // [36:39] is the sub-list for method input_type
+	10, // 32: causeway.zonesync.v1.Beat.applied:type_name -> causeway.zonesync.v1.ScopeState
+	21, // 33: causeway.zonesync.v1.Beat.proxies:type_name -> causeway.zonesync.v1.Proxies
+	22, // 34: causeway.zonesync.v1.Beat.exceptions:type_name -> causeway.zonesync.v1.Exception
+	25, // 35: causeway.zonesync.v1.Observation.facts:type_name -> causeway.zonesync.v1.Fact
+	4,  // 36: causeway.zonesync.v1.Link.Join:input_type -> causeway.zonesync.v1.JoinRequest
+	8,  // 37: causeway.zonesync.v1.Link.Sync:input_type -> causeway.zonesync.v1.Message
+	5,  // 38: causeway.zonesync.v1.Link.Join:output_type -> causeway.zonesync.v1.JoinReply
+	8,  // 39: causeway.zonesync.v1.Link.Sync:output_type -> causeway.zonesync.v1.Message
+	38, // [38:40] is the sub-list for method output_type
+	36, // [36:38] is the sub-list for method input_type
 	36, // [36:36] is the sub-list for extension type_name
 	36, // [36:36] is the sub-list for extension extendee
 	0,  // [0:36] is the sub-list for field type_name
@@ -2835,7 +2662,7 @@ func file_zonesync_proto_init() {
 	if File_zonesync_proto != nil {
 		return
 	}
-	file_zonesync_proto_msgTypes[6].OneofWrappers = []any{
+	file_zonesync_proto_msgTypes[4].OneofWrappers = []any{
 		(*Message_Hello)(nil),
 		(*Message_Welcome)(nil),
 		(*Message_Batch)(nil),
@@ -2855,7 +2682,7 @@ func file_zonesync_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_zonesync_proto_rawDesc), len(file_zonesync_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   28,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

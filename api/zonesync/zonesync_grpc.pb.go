@@ -22,9 +22,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Link_Join_FullMethodName  = "/causeway.zonesync.v1.Link/Join"
-	Link_Sync_FullMethodName  = "/causeway.zonesync.v1.Link/Sync"
-	Link_Admin_FullMethodName = "/causeway.zonesync.v1.Link/Admin"
+	Link_Join_FullMethodName = "/causeway.zonesync.v1.Link/Join"
+	Link_Sync_FullMethodName = "/causeway.zonesync.v1.Link/Sync"
 )
 
 // LinkClient is the client API for Link service.
@@ -37,9 +36,6 @@ type LinkClient interface {
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinReply, error)
 	// Sync is the life of one link. It needs a connection with the zone's client certificate.
 	Sync(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Message, Message], error)
-	// Admin carries questions of operators and their answers, which can be large, apart from Sync: global asks, the zone answers.
-	// An answer to a question that nobody waits for any more is ignored.
-	Admin(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Answer, Question], error)
 }
 
 type linkClient struct {
@@ -73,19 +69,6 @@ func (c *linkClient) Sync(ctx context.Context, opts ...grpc.CallOption) (grpc.Bi
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Link_SyncClient = grpc.BidiStreamingClient[Message, Message]
 
-func (c *linkClient) Admin(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Answer, Question], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Link_ServiceDesc.Streams[1], Link_Admin_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[Answer, Question]{ClientStream: stream}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Link_AdminClient = grpc.BidiStreamingClient[Answer, Question]
-
 // LinkServer is the server API for Link service.
 // All implementations must embed UnimplementedLinkServer
 // for forward compatibility.
@@ -96,9 +79,6 @@ type LinkServer interface {
 	Join(context.Context, *JoinRequest) (*JoinReply, error)
 	// Sync is the life of one link. It needs a connection with the zone's client certificate.
 	Sync(grpc.BidiStreamingServer[Message, Message]) error
-	// Admin carries questions of operators and their answers, which can be large, apart from Sync: global asks, the zone answers.
-	// An answer to a question that nobody waits for any more is ignored.
-	Admin(grpc.BidiStreamingServer[Answer, Question]) error
 	mustEmbedUnimplementedLinkServer()
 }
 
@@ -114,9 +94,6 @@ func (UnimplementedLinkServer) Join(context.Context, *JoinRequest) (*JoinReply, 
 }
 func (UnimplementedLinkServer) Sync(grpc.BidiStreamingServer[Message, Message]) error {
 	return status.Error(codes.Unimplemented, "method Sync not implemented")
-}
-func (UnimplementedLinkServer) Admin(grpc.BidiStreamingServer[Answer, Question]) error {
-	return status.Error(codes.Unimplemented, "method Admin not implemented")
 }
 func (UnimplementedLinkServer) mustEmbedUnimplementedLinkServer() {}
 func (UnimplementedLinkServer) testEmbeddedByValue()              {}
@@ -164,13 +141,6 @@ func _Link_Sync_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Link_SyncServer = grpc.BidiStreamingServer[Message, Message]
 
-func _Link_Admin_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(LinkServer).Admin(&grpc.GenericServerStream[Answer, Question]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Link_AdminServer = grpc.BidiStreamingServer[Answer, Question]
-
 // Link_ServiceDesc is the grpc.ServiceDesc for Link service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -187,12 +157,6 @@ var Link_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Sync",
 			Handler:       _Link_Sync_Handler,
-			ServerStreams: true,
-			ClientStreams: true,
-		},
-		{
-			StreamName:    "Admin",
-			Handler:       _Link_Admin_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},

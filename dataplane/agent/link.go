@@ -238,8 +238,8 @@ type received struct {
 // serve says hello, takes the welcome, and then reacts until the session ends.
 func (l *link) serve(ctx context.Context, cancel func(), stream agentapi.Agent_SessionClient, conn *grpc.ClientConn) error {
 	in := make(chan received)
-	var reader sync.WaitGroup
-	reader.Go(func() {
+	var work sync.WaitGroup
+	work.Go(func() {
 		for {
 			m, err := stream.Recv()
 			select {
@@ -252,7 +252,7 @@ func (l *link) serve(ctx context.Context, cancel func(), stream agentapi.Agent_S
 			}
 		}
 	})
-	defer reader.Wait()
+	defer work.Wait()
 	defer cancel()
 	l.session++
 	l.requested, l.controlAsked = nil, nil
@@ -263,6 +263,9 @@ func (l *link) serve(ctx context.Context, cancel func(), stream agentapi.Agent_S
 		return err
 	}
 	defer l.close()
+	if slices.Contains(l.about().GetFeatures(), agentapi.FeatureInquiry) {
+		work.Go(func() { l.answerQuestions(ctx, conn) })
+	}
 	return l.exchange(ctx, stream, in)
 }
 
@@ -285,7 +288,7 @@ func (l *link) hello() *agentapi.Hello {
 	h := &agentapi.Hello{
 		Session: l.session, OutboundBlock: a.outboundBlock(), Place: a.place, ClockMs: time.Now().UnixMilli(),
 		Versions: &agentapi.Versions{Agent: a.cfg.Version, AgentCommit: a.cfg.Commit, Envoy: a.version, EnvoyBuild: a.build},
-		Features: []string{agentapi.FeatureServiceProbes, agentapi.FeatureMetrics},
+		Features: []string{agentapi.FeatureServiceProbes, agentapi.FeatureMetrics, agentapi.FeatureInquiry},
 		Inbounds: l.inbounds(), Secrets: l.secrets(), Proxy: l.proxy(), TrustVersion: l.trust.GetVersion(),
 	}
 	if a.block != nil {

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/causeway-mesh/causeway/api/inquiry"
 	"github.com/causeway-mesh/causeway/api/pki"
 	"github.com/causeway-mesh/causeway/api/zonesync"
 	"github.com/causeway-mesh/causeway/global-cp/access"
@@ -53,12 +54,14 @@ type Config struct {
 // A Hub serves the links of zones.
 type Hub struct {
 	zonesync.UnimplementedLinkServer
+	inquiry.UnimplementedInquiryServer
 	cfg     Config
 	opening chan struct{}
+	budget  *inquiry.Budget
 
 	mu    sync.Mutex
 	links map[string]*live // by zone id
-	desks map[string]*desk
+	desks map[string]*inquiry.Desk
 }
 
 // live is the one link of a zone.
@@ -79,7 +82,7 @@ func New(cfg Config) *Hub {
 	if cfg.MaxOpening <= 0 {
 		cfg.MaxOpening = 32
 	}
-	h := &Hub{cfg: cfg, links: map[string]*live{}, desks: map[string]*desk{}, opening: make(chan struct{}, cfg.MaxOpening)}
+	h := &Hub{cfg: cfg, links: map[string]*live{}, desks: map[string]*inquiry.Desk{}, opening: make(chan struct{}, cfg.MaxOpening), budget: inquiry.NewBudget(answerBudget)}
 	h.register(cfg.Registerer)
 	return h
 }
@@ -100,7 +103,10 @@ func ServerOptions() []grpc.ServerOption {
 }
 
 // Register offers the hub on a gRPC server whose TLS is that of package access.
-func (h *Hub) Register(r grpc.ServiceRegistrar) { zonesync.RegisterLinkServer(r, h) }
+func (h *Hub) Register(r grpc.ServiceRegistrar) {
+	zonesync.RegisterLinkServer(r, h)
+	inquiry.RegisterInquiryServer(r, h)
+}
 
 // Join implements zonesync.LinkServer.
 func (h *Hub) Join(ctx context.Context, req *zonesync.JoinRequest) (*zonesync.JoinReply, error) {

@@ -109,7 +109,7 @@ var Parts = []Part{
 		{Letters: "U/K", Suite: "meshproxypatch", Proves: "a filter in Lua is added; JSON patches; patches for all proxies of zones or for some by label"},
 		{Letters: "K", Suite: "meshpassthrough", Proves: "nothing, everything or what matches passes: domains and addresses"},
 		{Letters: "U", Suite: "envoyconfig", Proves: "the exact configuration each policy makes at a client, a server and proxies of a zone"},
-		{Letters: "U/M/K", Suite: "inspect", Proves: "configuration, statistics and clusters of proxies through the control planes of global and zone; which policies meet which proxies", Unproven: true},
+		{Letters: "U/M/K", Suite: "inspect", Proves: "configuration, statistics and clusters of proxies through the control planes of global and zone; which policies meet which proxies"},
 	}},
 	{"Proxies of zones", []Row{
 		{Letters: "M", Suite: "meshproxy", Proves: "other zones are reached through an ingress, external services through an egress; both count it"},

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/causeway-mesh/causeway/api/agentapi"
+	"github.com/causeway-mesh/causeway/api/inquiry"
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/api/token"
@@ -107,6 +108,7 @@ type Service struct {
 	metrics  *metrics
 	due      *deadlines
 	sharing  *sharing
+	desks    *desks
 	running  context.Context // of Run; set before anything is served
 
 	stopping chan struct{} // closed when Run ends
@@ -145,7 +147,7 @@ func New(cfg Config) (*Service, error) {
 			*d.at = d.def
 		}
 	}
-	s := &Service{cfg: cfg, registry: newRegistry(), due: newDeadlines(), sharing: newSharing(), stopping: make(chan struct{})}
+	s := &Service{cfg: cfg, registry: newRegistry(), due: newDeadlines(), sharing: newSharing(), desks: newDesks(), stopping: make(chan struct{})}
 	s.metrics = newMetrics(cfg.Registerer, s.registry)
 	return s, nil
 }
@@ -154,7 +156,10 @@ func New(cfg Config) (*Service, error) {
 func (s *Service) Registry() *Registry { return s.registry }
 
 // Register offers the service on a gRPC server whose TLS is that of the control authority.
-func (s *Service) Register(r grpc.ServiceRegistrar) { agentapi.RegisterAgentServer(r, s) }
+func (s *Service) Register(r grpc.ServiceRegistrar) {
+	agentapi.RegisterAgentServer(r, s)
+	inquiry.RegisterInquiryServer(r, s.desks)
+}
 
 // Run restores what was known before a restart, tells sessions about changes, and deregisters those who left, until ctx ends.
 // Sessions end with it.

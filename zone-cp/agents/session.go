@@ -447,10 +447,11 @@ func (ss *session) news() []*agentapi.ZoneMessage {
 
 // features are what this zone does beyond the first version of the protocol.
 func (s *Service) features() []string {
-	if s.cfg.Names == nil {
-		return nil
+	out := []string{agentapi.FeatureInquiry}
+	if s.cfg.Names != nil {
+		out = append(out, agentapi.FeatureNames)
 	}
-	return []string{agentapi.FeatureNames}
+	return out
 }
 
 // openNames follows the names for an agent that answers them; nil for another.
