@@ -57,6 +57,8 @@ type Resolve struct {
 	Scope string
 	After *Position
 	Gone  bool
+	// anew is why the scope begins anew although it was gone; empty when it does not.
+	anew string
 }
 
 // A Resolution answers a Resolve: how the scope goes on and, to resume, up to where and which objects changed since.
@@ -98,7 +100,7 @@ type Peer struct {
 	begun     uint64 // scopes of this end that have begun, to number them
 	resolving map[string]Resolve
 	// meanwhile is what was told of scopes that are being resolved: the answer may be of a moment before.
-	meanwhile map[string]Resolution
+	meanwhile map[string]map[string]Removal_Cause
 	begins    []*ScopeBegin
 	outcome   Welcome_Outcome
 	ends      []*ScopeEnd
@@ -257,7 +259,7 @@ func (p *Peer) greet(s *Step, h *Hello) {
 	for _, st := range h.GetHave() {
 		have[st.GetScope()] = st
 	}
-	p.resolving, p.meanwhile = map[string]Resolve{}, map[string]Resolution{}
+	p.resolving, p.meanwhile = map[string]Resolve{}, map[string]map[string]Removal_Cause{}
 	for _, scope := range p.cfg.Source.Scopes() {
 		st := have[scope]
 		delete(have, scope)
@@ -295,17 +297,13 @@ func (p *Peer) Resolved(scope string, r Resolution) Step {
 	delete(p.resolving, scope)
 	defer delete(p.meanwhile, scope)
 	switch {
+	case asked.anew != "" && r.How != ScopeBegin_FORKED:
+		// Whatever the peer has of before is of the history that it knows, and goes with the whole of what is there now.
+		p.start(scope, Resolution{How: ScopeBegin_SNAPSHOT, Why: asked.anew})
 	case !asked.Gone:
 		if r.How == ScopeBegin_RESUME {
 			p.start(scope, r)
-			o := p.out[scope]
-			o.at, o.acked = asked.After, asked.After
-			if m, ok := p.meanwhile[scope]; ok {
-				maps.Copy(o.dirty, m.IDs)
-				if m.To.GetRevision() > o.to.GetRevision() {
-					o.to = m.To
-				}
-			}
+			p.out[scope].resume(asked.After, p.head, p.meanwhile[scope])
 		} else {
 			p.start(scope, r)
 		}
@@ -317,6 +315,19 @@ func (p *Peer) Resolved(scope string, r Resolution) Step {
 	}
 	p.answerHello(&s)
 	return s
+}
+
+// resume goes on from where the receiver is. The answer may be of a moment before what was told meanwhile, or ahead of what is known here: it is
+// told as what is known, and what comes after that will be told yet. A receiver that is ahead itself has all of it.
+func (o *sending) resume(after, known *Position, meanwhile map[string]Removal_Cause) {
+	o.at, o.acked = after, after
+	if known.GetRevision() <= after.GetRevision() {
+		o.to = after
+		clear(o.dirty)
+		return
+	}
+	o.to = known
+	maps.Copy(o.dirty, meanwhile)
 }
 
 // start makes a scope ready to be sent.
@@ -465,16 +476,13 @@ func (p *Peer) Changed(scope string, to *Position, ids map[string]Removal_Cause)
 	var s Step
 	o := p.out[scope]
 	if _, asked := p.resolving[scope]; asked && o == nil {
-		m, ok := p.meanwhile[scope]
-		if !ok {
-			m.IDs = map[string]Removal_Cause{}
+		if p.meanwhile[scope] == nil {
+			p.meanwhile[scope] = map[string]Removal_Cause{}
 		}
-		m.To = to
-		maps.Copy(m.IDs, ids)
-		p.meanwhile[scope] = m
+		maps.Copy(p.meanwhile[scope], ids)
 	}
-	if p.closed || o == nil {
-		return s
+	if p.closed || o == nil || o.run == nil && SameLineage(o.at.GetLineage(), to.GetLineage()) && to.GetRevision() <= o.at.GetRevision() {
+		return s // nobody is there, or further already
 	}
 	o.to = to
 	maps.Copy(o.dirty, ids)
@@ -491,6 +499,13 @@ func (p *Peer) Begun(scope, why string) Step {
 	if p.closed || p.hello == nil || p.out[scope] != nil {
 		return s
 	}
+	if asked, ok := p.resolving[scope]; ok {
+		if asked.Gone {
+			asked.Gone, asked.anew = false, why
+			p.resolving[scope] = asked
+		}
+		return s
+	}
 	p.start(scope, Resolution{How: ScopeBegin_SNAPSHOT, Why: why})
 	if p.opened {
 		s.send(&Message{Body: &Message_ScopeBegin{p.begins[0]}})
@@ -503,6 +518,13 @@ func (p *Peer) Begun(scope, why string) Step {
 // Ended takes that a scope is not offered any more.
 func (p *Peer) Ended(scope, cause string, at *Position) Step {
 	var s Step
+	if asked, ok := p.resolving[scope]; ok && p.out[scope] == nil {
+		// Whether the peer can be told of the end, the answer says.
+		asked.Gone, asked.anew = true, ""
+		p.resolving[scope] = asked
+		delete(p.meanwhile, scope)
+		return s
+	}
 	if p.closed || p.out[scope] == nil {
 		return s
 	}

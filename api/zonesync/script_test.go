@@ -29,6 +29,8 @@ var update = flag.Bool("update", false, "write the expected output of the script
 //	deliver N                      deliver N messages of each direction, and apply what comes
 //	stall zone | go zone           its apply queue stands still, and goes on
 //	tick N                         N beats of both ends
+//	slow global | answer global    what changed since a position is found out only when told to, with what was true when it was asked
+//	lag global N | hear global N   its state machine knows nothing of the last N writes to its store; it is told of N of them
 //	cut                            the link breaks; what is under way is lost
 //	restore global REVISION        an older backup, without a new epoch; wipe global|zone: an empty store of another lineage
 //	spoil zone SCOPE ID            what the zone holds is not what it was sent
@@ -89,6 +91,14 @@ type party struct {
 	// slow answers what changed only when told to, with what was true when it was asked.
 	slow    bool
 	answers []func()
+	// behind is what the state machine knows when it lags behind the store, and untold what it does not know yet.
+	behind *behind
+	untold []entry
+}
+
+type behind struct {
+	revision uint64
+	scopes   map[string]map[string]string
 }
 
 type entry struct {
@@ -96,6 +106,7 @@ type entry struct {
 	scope    string
 	id       string
 	before   *string
+	after    *string
 }
 
 type held struct {
@@ -126,11 +137,42 @@ func (p *party) chain(revision uint64) string {
 	return b.String()
 }
 
-func (p *party) Scopes() []string { return slices.Sorted(maps.Keys(p.scopes)) }
+// known is what the state machine knows of.
+func (p *party) known() behind {
+	if p.behind != nil {
+		return *p.behind
+	}
+	return behind{p.revision, p.scopes}
+}
+
+// lag makes the state machine know nothing of the last n writes.
+func (p *party) lag(n int) {
+	b := &behind{revision: p.revision, scopes: map[string]map[string]string{}}
+	for scope, items := range p.scopes {
+		b.scopes[scope] = maps.Clone(items)
+	}
+	at := len(p.log) - n
+	p.behind, p.untold = b, slices.Clone(p.log[at:])
+	for _, e := range slices.Backward(p.untold) {
+		b.set(e.scope, e.id, e.before)
+		b.revision = e.revision - 1
+	}
+}
+
+func (b *behind) set(scope, id string, content *string) {
+	if content == nil {
+		delete(b.scopes[scope], id)
+		return
+	}
+	b.scopes[scope][id] = *content
+}
+
+func (p *party) Scopes() []string { return slices.Sorted(maps.Keys(p.known().scopes)) }
 
 func (p *party) Cut(scope string) Cut {
-	c := Cut{Position: p.position(p.revision)}
-	for _, id := range slices.Sorted(maps.Keys(p.scopes[scope])) {
+	known := p.known()
+	c := Cut{Position: p.position(known.revision)}
+	for _, id := range slices.Sorted(maps.Keys(known.scopes[scope])) {
 		it, _ := p.Item(scope, id)
 		c.Items = append(c.Items, it)
 	}
@@ -138,7 +180,7 @@ func (p *party) Cut(scope string) Cut {
 }
 
 func (p *party) Item(scope, id string) (*Item, bool) {
-	content, ok := p.scopes[scope][id]
+	content, ok := p.known().scopes[scope][id]
 	if !ok {
 		return nil, false
 	}
@@ -154,7 +196,7 @@ func (p *party) write(scope, id string, content *string) {
 	if p.scopes[scope] == nil {
 		p.scopes[scope] = map[string]string{}
 	}
-	e := entry{revision: p.revision, scope: scope, id: id}
+	e := entry{revision: p.revision, scope: scope, id: id, after: content}
 	if old, ok := p.scopes[scope][id]; ok {
 		e.before = &old
 	}
@@ -311,6 +353,10 @@ func (w *world) do(t *testing.T, c []string) {
 		if p.slow = c[0] == "slow"; !p.slow {
 			w.answer(p)
 		}
+	case "lag":
+		w.party(c[1]).lag(number(2))
+	case "hear":
+		w.hear(w.party(c[1]), number(2))
 	case "tick":
 		for range number(1) {
 			for _, p := range []*party{w.global, w.zone} {
@@ -385,6 +431,19 @@ func (w *world) tell(p *party, scope, id string, begun bool) {
 	p.peer.Head(p.position(p.revision))
 }
 
+// hear tells a party of writes that it did not know of, one after the other.
+func (w *world) hear(p *party, n int) {
+	for _, e := range p.untold[:n] {
+		p.behind.set(e.scope, e.id, e.after)
+		p.behind.revision = e.revision
+		w.step(p, p.peer.Changed(e.scope, p.position(e.revision), map[string]Removal_Cause{e.id: Removal_DELETED}))
+		p.peer.Head(p.position(e.revision))
+	}
+	if p.untold = p.untold[n:]; len(p.untold) == 0 {
+		p.behind = nil
+	}
+}
+
 func (p *party) status() *Beat {
 	return &Beat{Applied: p.have()}
 }
@@ -398,14 +457,14 @@ func (w *world) connect() {
 			Limits: &Limits{Window: 2},
 		}
 		p.peer = NewPeer(Config{Hello: h, Zone: p == w.zone, Source: p, MaxBatch: p.limit})
-		p.peer.Head(p.position(p.revision))
+		p.peer.Head(p.position(p.known().revision))
 	}
 	w.step(w.zone, w.zone.peer.Open())
 }
 
 func (w *world) cut() {
 	for _, p := range []*party{w.global, w.zone} {
-		p.peer, p.outbox, p.queue, p.stalled = nil, nil, nil, false
+		p.peer, p.outbox, p.queue, p.stalled, p.answers = nil, nil, nil, false, nil
 	}
 }
 
