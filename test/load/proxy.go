@@ -266,6 +266,9 @@ func (p *Proxy) answer(t envoy.Type, a any) error {
 }
 
 func (p *Proxy) keep(t envoy.Type, x *byteResource) {
+	if !t.Wildcard() && p.wants[t][string(x.name)] == 0 {
+		return // Envoy does not look at what nothing asks for
+	}
 	if p.fleet.cfg.Took != nil {
 		p.fleet.cfg.Took(p.index, t, p.fleet.intern(x.name), x.body)
 	}

@@ -56,6 +56,9 @@ type wait struct {
 	sequence uint64          // of the table that needs it
 	after    uint64          // the response that needs it: what left before does not count
 	frag     *envoy.Fragment // the endpoints that a cluster was to get when it was sent
+	// foreseen says that the client has not asked for it and will as soon as it has read what needs it, so that it is sent
+	// right behind that. Nothing is known to be held until the client has asked.
+	foreseen bool
 }
 
 // A flight is the one response of a type that is not answered.
@@ -103,13 +106,48 @@ func (f *flight) about(name string) bool {
 	return slices.Contains(f.removed, name)
 }
 
-func (c *channel) subscribed(name string) bool { return c.wildcard || c.named.has(name) }
+// asks says that the client has subscribed to a name, or to everything.
+func (c *channel) asks(name string) bool { return c.wildcard || c.named.has(name) }
+
+// subscribed says that a name is to be sent to the client: it asks for it, or is about to.
+func (c *channel) subscribed(name string) bool { return c.asks(name) || c.await[name].foreseen }
+
+// foresee makes a name that the client is about to ask for be sent as if it had asked.
+func (c *channel) foresee(name string) {
+	w := c.await[name]
+	w.foreseen = true
+	c.await[name] = w
+	c.set(name, nothing)
+	c.plan = plan{}
+}
+
+// unforeseen ends it: what was sent in advance, if anything, up to a response has found nobody.
+func (c *channel) unforeseen(name string, upTo uint64) {
+	w := c.await[name]
+	w.foreseen, w.after = false, max(w.after, upTo)
+	c.await[name] = w
+	c.neglect(name)
+}
+
+// enough ends waiting for a name.
+func (c *channel) enough(name string) {
+	drop(&c.await, name)
+	c.neglect(name)
+}
+
+// neglect forgets what is remembered of a name that is not subscribed to.
+func (c *channel) neglect(name string) {
+	if !c.subscribed(name) {
+		drop(&c.over, name)
+		drop(&c.resend, name)
+	}
+}
 
 func (c *channel) holds(name string) holding {
 	if h, ok := c.over[name]; ok {
 		return h
 	}
-	if c.base == nil || !c.subscribed(name) {
+	if c.base == nil || !c.asks(name) {
 		return nothing
 	}
 	if f := c.base.Get(c.typ, name); f != nil {
@@ -167,6 +205,7 @@ func (c *channel) wait(name string, by envoy.Ref, w wait) {
 		w.fresh = w.fresh || old.fresh
 		w.sequence = min(w.sequence, old.sequence)
 		w.after = max(w.after, old.after)
+		w.foreseen = old.foreseen
 		if w.frag == nil {
 			w.frag = old.frag
 		}
@@ -181,7 +220,7 @@ func (c *channel) unneeded(name string, by envoy.Ref) {
 		return
 	}
 	if w.by = slices.DeleteFunc(w.by, func(r envoy.Ref) bool { return r == by }); len(w.by) == 0 {
-		drop(&c.await, name)
+		c.enough(name)
 	} else {
 		c.await[name] = w
 	}
@@ -189,7 +228,7 @@ func (c *channel) unneeded(name string, by envoy.Ref) {
 
 func (c *channel) arrived(name string, by *flight) {
 	if c.await[name].after < by.serial {
-		drop(&c.await, name)
+		c.enough(name)
 	}
 }
 
@@ -238,19 +277,15 @@ func (c *channel) open(subscribe names, initial map[string]string) {
 // forget drops what is remembered of names that are not subscribed to.
 func (c *channel) forget() {
 	for name := range c.over {
-		if !c.subscribed(name) {
-			drop(&c.over, name)
-		}
+		c.neglect(name)
 	}
 	for name := range c.resend {
-		if !c.subscribed(name) {
-			drop(&c.resend, name)
-		}
+		c.neglect(name)
 	}
 }
 
 // subscribe adds names. A client that asks by name is answered even if it seems to hold the resource:
-// it may have dropped it meanwhile.
+// it may have dropped it meanwhile. Only what has been sent to it in advance, and is not answered yet, is the answer already.
 func (c *channel) subscribe(add names) {
 	if len(add) == 0 {
 		return
@@ -263,12 +298,37 @@ func (c *channel) subscribe(add names) {
 		add = add.without([]string{star})
 	}
 	for _, name := range add {
-		if !c.subscribed(name) {
+		if c.advanced(name) {
+			continue
+		}
+		if !c.asks(name) {
 			c.set(name, nothing)
 		}
 		c.again(name)
 	}
+	c.expect(add)
+}
+
+// expect adds names to the subscriptions, whether they were foreseen or not.
+func (c *channel) expect(add names) {
+	for _, name := range add {
+		if w := c.await[name]; w.foreseen {
+			w.foreseen = false
+			c.await[name] = w
+		}
+	}
 	c.named = c.named.with(add)
+}
+
+// looked takes a subscription that stands in the refusal of what was sent in advance: nobody knows whether that was looked at.
+func (c *channel) looked(add names) {
+	c.expect(keep(add, c.advanced))
+}
+
+// advanced says that a foreseen name is in flight, and was sent after what makes the client ask for it.
+func (c *channel) advanced(name string) bool {
+	w := c.await[name]
+	return w.foreseen && c.underway(name) != nil && w.after < c.flight.serial
 }
 
 // widen makes a named subscription a wildcard: of what was not named, the client holds nothing.
@@ -314,16 +374,19 @@ func (c *channel) land(f *flight) {
 		return
 	}
 	special := func(name string) bool {
-		return (!f.complete || slices.Contains(f.withheld, name)) && c.subscribed(name)
+		return (!f.complete || slices.Contains(f.withheld, name)) && c.asks(name)
 	}
 	for x := range f.fragments {
+		drop(&c.groups, x.Name)
+		if c.passed(x.Name, f) {
+			continue
+		}
 		if special(x.Name) {
 			c.set(x.Name, holding{frag: x, version: x.Version, held: true, sure: true})
 		} else {
 			drop(&c.over, x.Name)
 		}
 		c.arrived(x.Name, f)
-		drop(&c.groups, x.Name)
 	}
 	for _, name := range f.removed {
 		if special(name) {
@@ -338,6 +401,16 @@ func (c *channel) land(f *flight) {
 	if f.complete {
 		c.rebase(f.to, f.withheld)
 	}
+}
+
+// passed says that a client has answered a response without having asked for a name in it that was foreseen. It has not looked at it,
+// and is answered when it asks, however late, unless the name became foreseen after the response was sent.
+func (c *channel) passed(name string, f *flight) bool {
+	w := c.await[name]
+	if w.foreseen && w.after < f.serial {
+		c.unforeseen(name, f.serial)
+	}
+	return w.foreseen
 }
 
 // rebase says that the client holds a table, except what is withheld from it.

@@ -61,6 +61,8 @@ type client struct {
 	patient bool                       // the server gives up waiting after a while
 	late    bool                       // it acknowledges before it subscribes
 	prompt  bool                       // it answers for clusters while they warm
+	lazy    bool                       // it asks for what it needs some time after it has learned of it
+	behind  bool                       // it is about to
 	kept    []*discoveryv3.DeltaDiscoveryRequest
 
 	known    map[string]*envoy.Fragment // by type and version: stands for the content of resources
@@ -223,6 +225,9 @@ func (c *client) step(pick func(n int) int) bool {
 			c.apply(r)
 		})
 	}
+	if c.behind {
+		can = append(can, func() { c.follow() })
+	}
 	can = append(can, func() { c.pull() })
 	if len(can) == 1 {
 		return c.pull()
@@ -310,11 +315,14 @@ func (c *client) apply(r *discoveryv3.DeltaDiscoveryResponse) {
 		}
 		answer.ErrorDetail = &rpcstatus.Status{Code: 3, Message: text}
 	}
-	if c.late {
+	if c.late || c.lazy {
 		c.answer(t, answer)
+	}
+	c.behind = true
+	if !c.lazy {
 		c.follow()
-	} else {
-		c.follow()
+	}
+	if !c.late && !c.lazy {
 		c.answer(t, answer)
 	}
 	c.mustGoOn()
@@ -504,6 +512,7 @@ func (c *client) content(t envoy.Type, name string) *envoy.Fragment {
 
 // follow subscribes to what the clusters and listeners at hand refer to, and to nothing else.
 func (c *client) follow() {
+	c.behind = false
 	var want [envoy.NumTypes]map[string]bool
 	for i := range want {
 		want[i] = map[string]bool{}

@@ -143,6 +143,7 @@ func (s *Session) decide(c *channel, name string, p *plan) {
 		p.withheld = append(p.withheld, name)
 	}
 	switch {
+	case want == nil && !c.asks(name): // foreseen, and not to be had: it is answered when the client asks
 	case want != nil:
 		if !again && have.held && have.sure && have.version == want.Version {
 			return

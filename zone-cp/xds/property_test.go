@@ -96,6 +96,7 @@ func drive(t *rapid.T, tb testing.TB, badness, clients int, reconnects, restarts
 		c.patient = badness > 0
 		c.prompt = !restarts && rapid.Bool().Draw(t, "prompt")
 		c.late = rapid.Bool().Draw(t, "late")
+		c.lazy = rapid.IntRange(0, 3).Draw(t, "lazy") == 0
 		all = append(all, c)
 	}
 	pick := func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "pick") }

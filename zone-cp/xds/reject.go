@@ -24,7 +24,7 @@ func (s *Session) reject(c *channel, f *flight, text string) {
 				s.channels[ref.Type].unneeded(ref.Name, envoy.Ref{Type: c.typ, Name: x.Name})
 			}
 		}
-		if c.subscribed(x.Name) {
+		if !c.passed(x.Name, f) && c.subscribed(x.Name) {
 			c.set(x.Name, h.doubted(x))
 			if w, awaited := c.await[x.Name]; awaited {
 				if w.frag == x {

@@ -77,8 +77,11 @@ func (s *Session) Receive(req *discoveryv3.DeltaDiscoveryRequest) error {
 		return nil
 	}
 	c := &s.channels[t]
-	s.answer(c, req)
 	add := s.own(c, req.GetResourceNamesSubscribe())
+	if req.GetErrorDetail() != nil {
+		c.looked(add)
+	}
+	s.answer(c, req)
 	gone := names(nil).with(slices.Clone(req.GetResourceNamesUnsubscribe()))
 	switch {
 	case !c.asked:
@@ -145,7 +148,7 @@ func (s *Session) answer(c *channel, req *discoveryv3.DeltaDiscoveryRequest) {
 		s.acks++
 		c.land(f)
 		s.release(c, f)
-		s.ward.accepted(c.typ, f, c.subscribed)
+		s.ward.accepted(c.typ, f, c.asks)
 		if c.typ == envoy.Extension {
 			s.reopen(f)
 		}
@@ -237,13 +240,13 @@ func (s *Session) settle(c *channel, p *plan) {
 	}
 	for name, w := range c.await {
 		if c.subscribed(name) && c.holds(name).held {
-			drop(&c.await, name)
+			c.enough(name)
 			continue
 		}
 		// What is withheld is not going to come, and what needs it goes, unless it stays from before.
 		if want, stays := s.want(envoy.Ref{Type: c.typ, Name: name}); want == nil && !stays {
 			if !slices.ContainsFunc(w.by, func(by envoy.Ref) bool { _, stays := s.want(by); return !stays }) {
-				drop(&c.await, name)
+				c.enough(name)
 			}
 		}
 	}
@@ -281,6 +284,11 @@ func (s *Session) need(c *channel, x *envoy.Fragment) {
 			}
 		} else if !known {
 			to.wait(ref.Name, by, wait{fresh: true, sequence: s.target.Sequence, after: s.nonces})
+		} else {
+			continue
+		}
+		if to.asked && !to.subscribed(ref.Name) { // of a type that it has not spoken of Envoy would not even answer
+			to.foresee(ref.Name)
 		}
 	}
 }
@@ -489,6 +497,7 @@ func (s *Session) Overdue() {
 	s.given, s.rush = true, true
 	for i := range s.channels {
 		s.channels[i].await = nil
+		s.channels[i].forget()
 	}
 	s.invalidate()
 }

@@ -130,15 +130,15 @@ func TestMakeBeforeBreak(t *testing.T) {
 	n := s.nonces
 	// A service comes, and the other one goes.
 	s.Target(table(2, chain("b", "1")...))
-	s.sends(fmt.Sprintf("CDS#%d +b", n+1))
+	s.sends(fmt.Sprintf("CDS#%d +b", n+1), fmt.Sprintf("EDS#%d +b", n+2))
 	s.ask(envoy.Endpoint, "b")
-	s.sends(fmt.Sprintf("EDS#%d +b", n+2))
+	s.sends()
 	s.acknowledged(1)
 	s.ack(fmt.Sprintf("EDS#%d", n+2)) // Envoy has the cluster, whatever it says of it and when
-	s.sends(fmt.Sprintf("LDS#%d +b -a", n+3))
+	s.sends(fmt.Sprintf("LDS#%d +b -a", n+3), fmt.Sprintf("RDS#%d +b", n+4))
 	s.ack(fmt.Sprintf("CDS#%d", n+1))
 	s.ask(envoy.Route, "b")
-	s.sends(fmt.Sprintf("RDS#%d +b", n+4))
+	s.sends()
 	s.ack(fmt.Sprintf("LDS#%d", n+3))
 	s.sends()
 	s.acknowledged(1)
@@ -147,6 +147,80 @@ func TestMakeBeforeBreak(t *testing.T) {
 	s.receive(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: envoy.Endpoint.URL(), ResourceNamesUnsubscribe: []string{"a"}})
 	s.acknowledged(1)
 	s.ack(fmt.Sprintf("CDS#%d", n+5))
+	s.sends()
+	s.acknowledged(2)
+}
+
+// What a client is about to ask for stands behind what makes it ask. It counts as taken when the question comes before the acknowledgement;
+// a client that acknowledges first has not looked at it, and is answered, once, when it asks.
+func TestForeseenResourcesAreTakenWhenAskedForBeforeTheAnswer(t *testing.T) {
+	const eds = "EDS#6"
+	for name, c := range map[string]struct {
+		client func(s script)
+		later  []string // what is sent then
+		sent   bool     // and counts as taken
+	}{
+		"asks and acknowledges": {client: func(s script) { s.ask(envoy.Endpoint, "b"); s.ack(eds) }, sent: true},
+		"acknowledges and asks": {client: func(s script) { s.ack(eds); s.ask(envoy.Endpoint, "b") }, later: []string{"EDS#7 +b"}},
+		"says both at once": {client: func(s script) {
+			s.receive(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: envoy.Endpoint.URL(), ResponseNonce: "6", ResourceNamesSubscribe: []string{"b"}})
+		}, later: []string{"EDS#7 +b"}},
+		"asks for something else":  {client: func(s script) { s.ask(envoy.Endpoint, "c"); s.ack(eds) }, later: []string{"EDS#7 -c"}},
+		"asks, and again later":    {client: func(s script) { s.ask(envoy.Endpoint, "b"); s.ack(eds); s.ask(envoy.Endpoint, "b") }, later: []string{"EDS#7 +b"}, sent: true},
+		"asks twice":               {client: func(s script) { s.ask(envoy.Endpoint, "b"); s.ask(envoy.Endpoint, "b"); s.ack(eds) }, later: []string{"EDS#7 +b"}, sent: true},
+		"refuses without a word":   {client: func(s script) { s.nack(envoy.Endpoint, "6", "no") }},
+		"asks and refuses":         {client: func(s script) { s.ask(envoy.Endpoint, "b"); s.nack(envoy.Endpoint, "6", "no") }, later: []string{"EDS#7 -b"}}, // or the cluster would warm
+		"never asks":               {client: func(s script) { s.ack(eds) }},
+		"acknowledges the cluster": {client: func(s script) { s.ack("CDS#5") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			frags := chain("a", "1")
+			s := settled(t, nil, 1, frags...)
+			s.Target(table(2, append(frags, cluster("b", "1"), endpoints("b", "1"))...))
+			s.sends("CDS#5 +b", eds+" +b")
+			c.client(s)
+			s.sends(c.later...)
+			if got := s.channels[envoy.Endpoint].holds("b").held; got != c.sent {
+				t.Errorf("held = %v", got)
+			}
+			s.acknowledged(1)
+		})
+	}
+}
+
+func TestClientThatNeverAsksForWhatIsForeseenIsNotWaitedForForEver(t *testing.T) {
+	frags := chain("a", "1")
+	s := settled(t, nil, 1, frags...)
+	s.Target(table(2, append(frags, chain("b", "1")...)...))
+	s.sends("CDS#5 +b", "EDS#6 +b")
+	s.ack("CDS#5", "EDS#6")
+	s.sends()
+	s.acknowledged(1)
+	if !s.Waiting() {
+		t.Fatal("nothing is waited for")
+	}
+	s.Overdue()
+	s.sends("LDS#7 +b", "RDS#8 +b")
+	s.ack("LDS#7", "RDS#8")
+	s.sends()
+	s.Overdue()
+	s.sends()
+	s.acknowledged(2)
+	s.ask(envoy.Endpoint, "b") // after all
+	s.sends("EDS#9 +b")
+}
+
+// Envoy's first answer to an extension is the only one that counts, so that one which nobody has taken stays alone.
+func TestForeseenExtensionsTravelAlone(t *testing.T) {
+	x := func(name string) *envoy.Fragment { return fragment(envoy.Extension, name, "1") }
+	old := listener("old", "1", to(envoy.Extension, "x"))
+	s := settled(t, nil, 1, x("x"), old)
+	s.Target(table(2, x("x"), x("y"), x("z"), old, listener("new", "1", to(envoy.Extension, "y"), to(envoy.Extension, "z"))))
+	s.sends("LDS#4 +new", "ECDS#5 +y")
+	s.ask(envoy.Extension, "y", "z")
+	s.ack("LDS#4", "ECDS#5")
+	s.sends("ECDS#6 +z")
+	s.ack("ECDS#6")
 	s.sends()
 	s.acknowledged(2)
 }
