@@ -210,12 +210,13 @@ func (c *Controller) read(s *catalog.Snapshot) {
 	c.in = Inputs{
 		Zone: c.cfg.Zone, Env: c.cfg.Env, Grace: c.cfg.Grace, Facts: facts,
 		Resources: map[resource.Key]resource.Resource{}, Statuses: map[resource.Key]any{}, Aside: asideOf(s),
-		Owners: map[resource.Key]mesh.MeshServiceStatus{},
+		Owners: map[resource.Key]mesh.MeshServiceStatus{}, Appeared: map[resource.Key]time.Time{},
 	}
 	clear(c.failed)
 	for _, typ := range Reads {
 		s.Each(typ, "", func(r resource.Resource) bool {
 			c.in.Resources[r.Key()] = r
+			c.appear(r)
 			return true
 		})
 	}
@@ -270,10 +271,21 @@ func (c *Controller) refresh(s *catalog.Snapshot, k resource.Key) bool {
 	now, has := s.Get(k)
 	if !has {
 		delete(c.in.Resources, k)
+		delete(c.in.Appeared, k)
 		return had
+	}
+	if !had {
+		c.appear(now)
 	}
 	c.in.Resources[k] = now
 	return !had || old.UID != now.UID || old.Version != now.Version
+}
+
+// appear notes since when a service of another zone is known.
+func (c *Controller) appear(r resource.Resource) {
+	if zone := r.Zone(); r.Type == mesh.TypeMeshService && zone != "" && zone != c.cfg.Zone {
+		c.in.Appeared[r.Key()] = time.Now()
+	}
 }
 
 func (c *Controller) refreshStatus(s *catalog.Snapshot, k resource.Key) bool {

@@ -408,6 +408,28 @@ func TestOtherZonesSayWhatTheirServicesAre(t *testing.T) {
 		if st, _ = f.service("web-x9w"); st.State != mesh.Unavailable {
 			t.Errorf("after nonsense it is %+v", st)
 		}
+		// One that appears before anything is said of it is waited for a little, so that it comes in one piece.
+		if _, err := f.Commit(context.Background(), catalog.Batch{Puts: []catalog.Put{
+			{Resource: service("first", "west"), Expect: store.ExpectAny}, {Resource: service("mute", "west"), Expect: store.ExpectAny},
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if _, ok := f.service("first"); ok {
+			t.Error("a service of another zone has a status before that zone has said anything")
+		}
+		say("first", ready)
+		if st, ok := f.service("first"); !ok || st.State != mesh.Available || len(st.VIPs) != 1 {
+			t.Errorf("what its zone says came, and it is %+v", st)
+		}
+		if _, ok := f.service("mute"); ok {
+			t.Error("a service whose zone has said nothing so far is not waited for")
+		}
+		time.Sleep(statementWait)
+		synctest.Wait()
+		if st, ok := f.service("mute"); !ok || len(st.VIPs) != 1 {
+			t.Errorf("a service whose zone says nothing is waited for for ever: %+v", st)
+		}
 		say("own", ready)
 		if st, _ = f.service("own"); st.State == mesh.Available || st.TLS.Status == mesh.TLSReady || len(st.Identities) > 0 {
 			t.Errorf("somebody else has a say about our own service: %+v", st)

@@ -45,6 +45,9 @@ type Inputs struct {
 	Statuses map[resource.Key]any
 	// Owners holds what other zones say of their MeshServices: state, identities and TLS readiness.
 	Owners map[resource.Key]mesh.MeshServiceStatus
+	// Appeared says since when services of other zones are known about which nothing is recorded yet. What their zone says of them
+	// follows on the link, and is waited for a little, so that the service comes to proxies in one piece.
+	Appeared map[resource.Key]time.Time
 	// Aside holds the resources that exist but cannot be read now. What is recorded for them stays.
 	Aside map[resource.Key]bool
 	// Facts about dataplanes; missing ones are unknown.
@@ -105,11 +108,21 @@ func Compute(in Inputs) Outputs {
 	names := mesh.AssignHostnames(r.services, r.byType[mesh.TypeHostnameGenerator], r.Zone)
 	identities, egress := r.identities(), r.egresses()
 	for _, s := range r.services {
+		if r.awaitsOwner(s) {
+			continue
+		}
 		r.out.Statuses[s.Key()] = r.status(s, vips[s.Key()], names[s.Key()], identities, egress)
 	}
 	r.forget()
 	slices.SortFunc(r.out.Problems, func(a, b Problem) int { return cmp.Or(a.Key.Compare(b.Key), strings.Compare(a.Reason, b.Reason)) })
 	return r.out
+}
+
+// due notes that the answer changes at a time.
+func (r *run) due(at time.Time) {
+	if r.out.Due.IsZero() || at.Before(r.out.Due) {
+		r.out.Due = at
+	}
 }
 
 func (r *run) problem(k resource.Key, reason string) {
@@ -127,6 +140,27 @@ func (r *run) listServices() {
 	slices.SortFunc(r.services, func(a, b resource.Resource) int {
 		return cmp.Or(kris[a.Key()].Compare(kris[b.Key()]), a.Key().Compare(b.Key()))
 	})
+}
+
+// statementWait is how long the first status of a service of another zone waits for what that zone says of it. A zone that is there
+// says it within milliseconds; of one that is away the service is offered with what is known.
+const statementWait = time.Second
+
+// awaitsOwner says that a service of another zone has just appeared and nothing has been said of it.
+func (r *run) awaitsOwner(s resource.Resource) bool {
+	since, ok := r.Appeared[s.Key()]
+	if !ok || s.Type != mesh.TypeMeshService || r.local(s.Meta) || r.Inputs.Statuses[s.Key()] != nil {
+		return false
+	}
+	if _, said := r.Owners[s.Key()]; said {
+		return false
+	}
+	due := since.Add(statementWait)
+	if !r.Now.Before(due) {
+		return false
+	}
+	r.due(due)
+	return true
 }
 
 // local says that a resource belongs to this zone.

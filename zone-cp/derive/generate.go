@@ -214,9 +214,7 @@ func (r *run) retire(typ, by string, used func(workloadKey) bool) {
 		}
 		since := r.unusedSince(res.Key())
 		if due := since.Add(r.Grace); r.Now.Before(due) {
-			if r.out.Due.IsZero() || due.Before(r.out.Due) {
-				r.out.Due = due
-			}
+			r.due(due)
 			left = append(left, res)
 			r.noteUnused(res.Key(), since)
 			continue
