@@ -140,6 +140,7 @@ func (s *Store) attempt(ctx context.Context, group []*ledger.Pending) (verdicts 
 	if err := s.finish(ctx, conn, g); err != nil {
 		return nil, lost(err), rollback(ctx, conn, err)
 	}
+	s.news.committed(head.Position, g.Commits())
 	return verdicts, false, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -26,14 +27,62 @@ const (
 	// What one read of Follow takes at most; a single larger batch is still taken.
 	pageBatches = 256
 	pageBytes   = 8 << 20
+
+	// What of its own commits an instance keeps for its followers at most; a single larger batch is still kept.
+	freshBatches = 64
+	freshBytes   = 1 << 20
 )
 
 // news is what the followers of this instance are told: that there are revisions, or that they must look for themselves.
+// What the instance has committed itself they need not read back.
 type news struct {
 	bell     ledger.Bell
 	mu       sync.Mutex
 	revision uint64
 	looks    uint64
+	origin   store.Position    // before fresh
+	fresh    []store.Committed // consecutive; shared with nobody
+	bytes    []int             // of each
+}
+
+// committed takes batches of this instance that are durable, and the position before them.
+func (n *news) committed(before store.Position, batches []store.Committed) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if last := len(n.fresh) - 1; last < 0 || n.fresh[last].Position != before {
+		n.origin, n.fresh, n.bytes = before, nil, nil
+	}
+	for _, c := range batches {
+		size := 0
+		for _, ch := range c.Changes {
+			size += len(ch.Object.Data)
+		}
+		n.fresh, n.bytes = append(n.fresh, ledger.CloneCommitted(c)), append(n.bytes, size)
+	}
+	total := 0
+	for _, size := range n.bytes {
+		total += size
+	}
+	old := 0
+	for ; len(n.fresh)-old > 1 && (len(n.fresh)-old > freshBatches || total > freshBytes); old++ {
+		total -= n.bytes[old]
+		n.origin = n.fresh[old].Position
+	}
+	n.fresh, n.bytes = slices.Delete(n.fresh, 0, old), slices.Delete(n.bytes, 0, old)
+}
+
+// after are the batches behind a position, none when they are not at hand.
+func (n *news) after(p store.Position) (page []store.Committed) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	known := n.origin == p
+	for _, c := range n.fresh {
+		if known {
+			page = append(page, ledger.CloneCommitted(c))
+		}
+		known = known || c.Position == p
+	}
+	return page
 }
 
 // reached announces a revision.
@@ -183,14 +232,23 @@ func (s *Store) guard(ctx context.Context, conn *pgx.Conn, known ledger.Head) (l
 	return found, nil
 }
 
-// Follow reads rows after the position, whenever there is news. A lost connection only delays it.
+// Follow hands on what this instance has committed right behind the position, and otherwise reads rows after it, whenever there is
+// news. A lost connection only delays it.
 func (s *Store) Follow(ctx context.Context, after store.Position, fn func(store.Committed) error) error {
 	var looked uint64
 	failures := 0
 	for first := true; ; first = false {
 		more := s.news.bell.Wait()
 		revision, looks := s.news.latest()
-		if first || failures > 0 || looks != looked || revision > after.Revision {
+		look := first || failures > 0 || looks != looked
+		if fresh := s.news.after(after); !look && len(fresh) > 0 {
+			var err error
+			if after, err = s.hand(ctx, after, fresh, fn); err != nil {
+				return err
+			}
+			continue
+		}
+		if look || revision > after.Revision {
 			page, head, at, err := s.pageOnce(ctx, after)
 			switch {
 			case err == nil:
