@@ -21,7 +21,9 @@ func (p *program) getTrafficCommand() *cobra.Command {
 		Long: `traffic shows what proxies sent in the last minute: to which port of a service, from the proxies of which zone to the
 endpoints of which zone, and at which step of failover (0 comes first).
 
-A zone shows what its own proxies sent, global that of all zones.`,
+A zone shows what its own proxies sent, global that of all zones.
+
+Bytes with a ~ are estimates: a proxy sent to several zones at a time, and counts bytes per service only.`,
 		Example: `  causeway get traffic
   causeway get traffic -m shop --service backend
   causeway get traffic --from-zone east -o json`,
@@ -75,7 +77,7 @@ func trafficTable(report mesh.TrafficReport, wide bool) table {
 		}
 		cells := []string{
 			kri.Name, kri.Section, from, i.ToZone, fmt.Sprint(i.Priority), fmt.Sprintf("%.2f", i.RequestsPerSecond),
-			fmt.Sprintf("%.2f", i.ErrorsPerSecond), fmt.Sprint(i.InProgress), size(i.BytesSent), size(i.BytesReceived),
+			fmt.Sprintf("%.2f", i.ErrorsPerSecond), fmt.Sprint(i.InProgress), bytesOf(i, i.BytesSent), bytesOf(i, i.BytesReceived),
 		}
 		if wide {
 			cells = append(cells, fmt.Sprint(i.Requests), fmt.Sprint(i.Errors), fmt.Sprint(i.Connections), fmt.Sprint(i.FailedConnections),
@@ -84,6 +86,14 @@ func trafficTable(report mesh.TrafficReport, wide bool) table {
 		t.add(i.Service, cells...)
 	}
 	return t
+}
+
+// bytesOf marks estimates.
+func bytesOf(i mesh.Traffic, n uint64) string {
+	if i.BytesShared {
+		return "~" + size(n)
+	}
+	return size(n)
 }
 
 // size shows bytes with the unit that leaves the fewest digits.

@@ -1199,7 +1199,9 @@ type Load struct {
 	BytesSent         uint64 `protobuf:"varint,8,opt,name=bytes_sent,json=bytesSent,proto3" json:"bytes_sent,omitempty"`
 	BytesReceived     uint64 `protobuf:"varint,9,opt,name=bytes_received,json=bytesReceived,proto3" json:"bytes_received,omitempty"`
 	// How many requests are in progress now. A destination that had some and is not listed any more has none.
-	InProgress    uint64 `protobuf:"varint,10,opt,name=in_progress,json=inProgress,proto3" json:"in_progress,omitempty"`
+	InProgress uint64 `protobuf:"varint,10,opt,name=in_progress,json=inProgress,proto3" json:"in_progress,omitempty"`
+	// The bytes were counted together with those of other zones or priorities, and divided.
+	BytesShared   bool `protobuf:"varint,11,opt,name=bytes_shared,json=bytesShared,proto3" json:"bytes_shared,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1302,6 +1304,13 @@ func (x *Load) GetInProgress() uint64 {
 		return x.InProgress
 	}
 	return 0
+}
+
+func (x *Load) GetBytesShared() bool {
+	if x != nil {
+		return x.BytesShared
+	}
+	return false
 }
 
 type ControlRequest struct {
@@ -3220,7 +3229,7 @@ const file_agent_proto_rawDesc = "" +
 	"LoadReport\x12\x17\n" +
 	"\aover_ms\x18\x01 \x01(\x03R\x06overMs\x12-\n" +
 	"\x05loads\x18\x02 \x03(\v2\x17.causeway.agent.v1.LoadR\x05loads\x12\x19\n" +
-	"\bleft_out\x18\x03 \x01(\rR\aleftOut\"\xc4\x02\n" +
+	"\bleft_out\x18\x03 \x01(\rR\aleftOut\"\xe7\x02\n" +
 	"\x04Load\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x1a\n" +
@@ -3234,7 +3243,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x0ebytes_received\x18\t \x01(\x04R\rbytesReceived\x12\x1f\n" +
 	"\vin_progress\x18\n" +
 	" \x01(\x04R\n" +
-	"inProgress\"*\n" +
+	"inProgress\x12!\n" +
+	"\fbytes_shared\x18\v \x01(\bR\vbytesShared\"*\n" +
 	"\x0eControlRequest\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\fR\arequest\"<\n" +
 	"\aGoodbye\x12\x16\n" +

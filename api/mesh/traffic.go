@@ -38,10 +38,13 @@ type Traffic struct {
 	Connections uint64 `json:"connections"`
 	// FailedConnections are those that could not be opened.
 	FailedConnections uint64 `json:"failedConnections"`
-	// BytesSent are counted per service, and shared by requests where one was served by endpoints of several zones at a time.
+	// BytesSent to the service, without what TLS adds. A proxy counts them per service.
 	BytesSent uint64 `json:"bytesSent"`
 	// BytesReceived are counted in the same way.
 	BytesReceived uint64 `json:"bytesReceived"`
+	// BytesShared says that a proxy used endpoints of several zones or priorities at a time: what it counted was then divided by the
+	// requests that were in progress with each, so bytes are estimates. Otherwise they are exact.
+	BytesShared bool `json:"bytesShared,omitempty"`
 	// RequestsPerSecond is the rate of requests.
 	RequestsPerSecond float64 `json:"requestsPerSecond"`
 	// ErrorsPerSecond is the rate of errors.
@@ -91,6 +94,7 @@ func (t *Traffic) add(o Traffic) {
 	t.FailedConnections += o.FailedConnections
 	t.BytesSent += o.BytesSent
 	t.BytesReceived += o.BytesReceived
+	t.BytesShared = t.BytesShared || o.BytesShared
 	t.RequestsPerSecond += o.RequestsPerSecond
 	t.ErrorsPerSecond += o.ErrorsPerSecond
 }

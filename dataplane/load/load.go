@@ -46,7 +46,9 @@ type Counts struct {
 	Requests, Errors               uint64
 	Connections, FailedConnections uint64
 	BytesSent, BytesReceived       uint64
-	InProgress                     uint64 // now
+	// BytesShared says that bytes were counted together with those of other zones or priorities, and divided.
+	BytesShared bool
+	InProgress  uint64 // now
 }
 
 func (c *Counts) add(o Counts) {
@@ -56,6 +58,7 @@ func (c *Counts) add(o Counts) {
 	c.FailedConnections += o.FailedConnections
 	c.BytesSent += o.BytesSent
 	c.BytesReceived += o.BytesReceived
+	c.BytesShared = c.BytesShared || o.BytesShared
 	c.InProgress = o.InProgress
 }
 
@@ -145,7 +148,7 @@ func (s *Server) add(clusters []*endpointv3.ClusterStats, bytes map[string]Bytes
 		if !strings.HasPrefix(c.GetClusterName(), destinations) {
 			continue
 		}
-		counts := map[Key]Counts{}
+		counts, busy := map[Key]Counts{}, map[Key]uint64{}
 		for _, l := range c.GetUpstreamLocalityStats() {
 			k := Key{c.GetClusterName(), l.GetLocality().GetZone(), l.GetPriority()}
 			sum := counts[k] // sub-zones are not told apart
@@ -153,8 +156,9 @@ func (s *Server) add(clusters []*endpointv3.ClusterStats, bytes map[string]Bytes
 			sum.add(countsOf(l))
 			sum.InProgress += before
 			counts[k] = sum
+			busy[k] += l.GetTotalSuccessfulRequests() + l.GetTotalErrorRequests() + l.GetTotalRequestsInProgress()
 		}
-		divide(counts, s.moved(c.GetClusterName(), bytes))
+		divide(counts, busy, s.moved(c.GetClusterName(), bytes))
 		for k, n := range counts {
 			seen[k] = true
 			s.note(k, n)
@@ -196,24 +200,32 @@ func (s *Server) moved(cluster string, bytes map[string]Bytes) Bytes {
 	return Bytes{now.Sent - last.Sent, now.Received - last.Received}
 }
 
-// divide shares the bytes of a cluster among where its traffic went, by requests: Envoy counts them per cluster only.
-// With one place, which is the rule, the share is exact.
-func divide(counts map[Key]Counts, b Bytes) {
-	keys := slices.SortedFunc(maps.Keys(counts), Key.Compare)
+// divide shares the bytes of a cluster among the places to which they may have gone: Envoy counts bytes per cluster only, neither its
+// load reports nor its statistics of endpoints and zones have any. Bytes are those of the requests that were in progress at some time
+// since the last report, and these are known per place. With one place, which is the rule, nothing is estimated.
+func divide(counts map[Key]Counts, busy map[Key]uint64, b Bytes) {
 	var all uint64
-	for _, k := range keys {
-		all += counts[k].Requests + counts[k].InProgress
+	for k := range counts {
+		all += busy[k]
+	}
+	var keys []Key // of places that may have had bytes
+	for _, k := range slices.SortedFunc(maps.Keys(counts), Key.Compare) {
+		if all == 0 || busy[k] > 0 {
+			keys = append(keys, k)
+		}
 	}
 	for i, k := range keys {
 		c := counts[k]
-		part := float64(c.Requests+c.InProgress) / float64(max(all, 1))
-		if i == len(keys)-1 {
-			c.BytesSent, c.BytesReceived = b.Sent, b.Received // the rest
-		} else {
-			c.BytesSent, c.BytesReceived = uint64(part*float64(b.Sent)), uint64(part*float64(b.Received))
-			b.Sent, b.Received = b.Sent-min(b.Sent, c.BytesSent), b.Received-min(b.Received, c.BytesReceived)
-			all -= min(all, c.Requests+c.InProgress)
+		c.BytesSent, c.BytesReceived = b.Sent, b.Received // the rest
+		c.BytesShared = len(keys) > 1 && b != Bytes{}
+		if rest := len(keys) - i; rest > 1 {
+			part := 1 / float64(rest) // nothing but connections
+			if all > 0 {
+				part = float64(busy[k]) / float64(all)
+			}
+			c.BytesSent, c.BytesReceived = min(b.Sent, uint64(part*float64(b.Sent))), min(b.Received, uint64(part*float64(b.Received)))
 		}
+		b.Sent, b.Received, all = b.Sent-c.BytesSent, b.Received-c.BytesReceived, all-busy[k]
 		counts[k] = c
 	}
 }
@@ -260,7 +272,7 @@ func (s *Server) Take() *agentapi.LoadReport {
 		out.Loads = append(out.Loads, &agentapi.Load{
 			Destination: k.Destination, Zone: k.Zone, Priority: k.Priority, Requests: c.Requests, Errors: c.Errors,
 			Connections: c.Connections, FailedConnections: c.FailedConnections,
-			BytesSent: c.BytesSent, BytesReceived: c.BytesReceived, InProgress: c.InProgress,
+			BytesSent: c.BytesSent, BytesReceived: c.BytesReceived, BytesShared: c.BytesShared, InProgress: c.InProgress,
 		})
 	}
 	s.pending, s.leftOut = map[Key]Counts{}, 0

@@ -89,7 +89,7 @@ func cluster(name string, stats ...*endpointv3.UpstreamLocalityStats) *endpointv
 func to(zone string, priority uint32, requests, errors, active uint64) *endpointv3.UpstreamLocalityStats {
 	return &endpointv3.UpstreamLocalityStats{
 		Locality: &corev3.Locality{Zone: zone}, Priority: priority, TotalIssuedRequests: requests, TotalErrorRequests: errors,
-		TotalRequestsInProgress: active, TotalNewConnections: 1,
+		TotalSuccessfulRequests: requests - errors, TotalRequestsInProgress: active, TotalNewConnections: 1,
 	}
 }
 
@@ -104,10 +104,10 @@ func TestReports(t *testing.T) {
 	r := report(t)
 	r.bytes[web] = load.Bytes{Sent: 1000, Received: 9000}
 	got := r.send(cluster("self_inbound_dp_main", to("", 0, 5, 0, 0)), cluster(web, to("east", 0, 30, 1, 0), to("west", 1, 10, 2, 0)))
-	// Bytes are known per cluster: they are divided by requests.
+	// Bytes are known per cluster: they are divided by the requests that were in progress.
 	r.want(got,
-		&agentapi.Load{Destination: web, Zone: "east", Requests: 30, Errors: 1, Connections: 1, BytesSent: 750, BytesReceived: 6750},
-		&agentapi.Load{Destination: web, Zone: "west", Priority: 1, Requests: 10, Errors: 2, Connections: 1, BytesSent: 250, BytesReceived: 2250})
+		&agentapi.Load{Destination: web, Zone: "east", Requests: 30, Errors: 1, Connections: 1, BytesSent: 750, BytesReceived: 6750, BytesShared: true},
+		&agentapi.Load{Destination: web, Zone: "west", Priority: 1, Requests: 10, Errors: 2, Connections: 1, BytesSent: 250, BytesReceived: 2250, BytesShared: true})
 	if over := got.GetOverMs(); over < 1000 || over > 60_000 {
 		t.Errorf("the counts are of %d ms, want the interval", over)
 	}
@@ -121,8 +121,8 @@ func TestReports(t *testing.T) {
 		&agentapi.Load{Destination: web, Zone: "east"},
 		&agentapi.Load{Destination: web, Zone: "west", Priority: 1, Requests: 1, Connections: 1, BytesSent: 7, BytesReceived: 8})
 	want := []load.Total{
-		{Key: load.Key{Destination: web, Zone: "east"}, Counts: load.Counts{Requests: 31, Errors: 1, Connections: 2, BytesSent: 850, BytesReceived: 6850}},
-		{Key: load.Key{Destination: web, Zone: "west", Priority: 1}, Counts: load.Counts{Requests: 11, Errors: 2, Connections: 2, BytesSent: 257, BytesReceived: 2258}},
+		{Key: load.Key{Destination: web, Zone: "east"}, Counts: load.Counts{Requests: 31, Errors: 1, Connections: 2, BytesSent: 850, BytesReceived: 6850, BytesShared: true}},
+		{Key: load.Key{Destination: web, Zone: "west", Priority: 1}, Counts: load.Counts{Requests: 11, Errors: 2, Connections: 2, BytesSent: 257, BytesReceived: 2258, BytesShared: true}},
 	}
 	if diff := cmp.Diff(want, r.server.Totals()); diff != "" {
 		t.Errorf("totals (-want +got):\n%s", diff)
@@ -130,6 +130,26 @@ func TestReports(t *testing.T) {
 	if again := r.server.Take(); again != nil {
 		t.Errorf("taken twice: %v", again)
 	}
+}
+
+// Bytes belong to whatever was in progress, also when it began before the time of the report, and when there was nothing but connections.
+func TestBytesOfLongRequests(t *testing.T) {
+	ended := func(zone string, succeeded, active uint64) *endpointv3.UpstreamLocalityStats {
+		return &endpointv3.UpstreamLocalityStats{Locality: &corev3.Locality{Zone: zone}, TotalSuccessfulRequests: succeeded, TotalRequestsInProgress: active}
+	}
+	r := report(t)
+	r.send(cluster(web, to("east", 0, 1, 0, 3), to("west", 0, 1, 0, 1)))
+	r.bytes[web] = load.Bytes{Sent: 4, Received: 400}
+	r.want(r.send(cluster(web, ended("east", 3, 0), ended("north", 0, 0), ended("west", 0, 1))),
+		&agentapi.Load{Destination: web, Zone: "east", BytesSent: 3, BytesReceived: 300, BytesShared: true},
+		&agentapi.Load{Destination: web, Zone: "west", BytesSent: 1, BytesReceived: 100, BytesShared: true, InProgress: 1})
+	r.bytes[web] = load.Bytes{Sent: 14, Received: 401}
+	r.want(r.send(cluster(web, ended("west", 1, 0), ended("east", 0, 0))),
+		&agentapi.Load{Destination: web, Zone: "west", BytesSent: 10, BytesReceived: 1})
+	r.bytes[web] = load.Bytes{Sent: 17, Received: 401}
+	r.want(r.send(cluster(web, ended("west", 0, 0), ended("east", 0, 0))),
+		&agentapi.Load{Destination: web, Zone: "east", BytesSent: 1, BytesShared: true},
+		&agentapi.Load{Destination: web, Zone: "west", BytesSent: 2, BytesShared: true})
 }
 
 // Without the bytes the other counts are as good.

@@ -159,8 +159,8 @@ func traffic(totals []load.Total, labels map[string]string) []*ownFamily {
 		{newOwn("causeway_traffic_errors_total", "Requests that failed: answered with 5xx, reset or timed out.", dto.MetricType_COUNTER), func(c load.Counts) uint64 { return c.Errors }},
 		{newOwn("causeway_traffic_connections_total", "Connections opened.", dto.MetricType_COUNTER), func(c load.Counts) uint64 { return c.Connections }},
 		{newOwn("causeway_traffic_connection_failures_total", "Connections that could not be opened.", dto.MetricType_COUNTER), func(c load.Counts) uint64 { return c.FailedConnections }},
-		{newOwn("causeway_traffic_sent_bytes_total", "Bytes sent, shared by requests where a destination has endpoints of several zones.", dto.MetricType_COUNTER), func(c load.Counts) uint64 { return c.BytesSent }},
-		{newOwn("causeway_traffic_received_bytes_total", "Bytes received, shared by requests where a destination has endpoints of several zones.", dto.MetricType_COUNTER), func(c load.Counts) uint64 { return c.BytesReceived }},
+		{newOwn("causeway_traffic_sent_bytes_total", "Bytes sent, divided by requests while endpoints of several zones are used.", dto.MetricType_COUNTER), func(c load.Counts) uint64 { return c.BytesSent }},
+		{newOwn("causeway_traffic_received_bytes_total", "Bytes received, divided by requests while endpoints of several zones are used.", dto.MetricType_COUNTER), func(c load.Counts) uint64 { return c.BytesReceived }},
 		{newOwn("causeway_traffic_requests_in_progress", "Requests in progress.", dto.MetricType_GAUGE), func(c load.Counts) uint64 { return c.InProgress }},
 	}
 	var out []*ownFamily

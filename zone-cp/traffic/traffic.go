@@ -60,6 +60,7 @@ type key struct {
 // counts are those of one slot, and of the window.
 type counts struct {
 	requests, errors, connections, failed, sent, received uint64
+	shared                                                bool
 }
 
 func (c *counts) add(o counts) {
@@ -69,6 +70,7 @@ func (c *counts) add(o counts) {
 	c.failed += o.failed
 	c.sent += o.sent
 	c.received += o.received
+	c.shared = c.shared || o.shared
 }
 
 // row is what is counted of one key.
@@ -167,7 +169,7 @@ func (r *row) turn(slot int64) {
 func (t *Table) spread(r *row, l *agentapi.Load, now time.Time, over time.Duration) {
 	slot := t.slotAt(now)
 	r.turn(slot)
-	all := counts{l.GetRequests(), l.GetErrors(), l.GetConnections(), l.GetFailedConnections(), l.GetBytesSent(), l.GetBytesReceived()}
+	all := counts{l.GetRequests(), l.GetErrors(), l.GetConnections(), l.GetFailedConnections(), l.GetBytesSent(), l.GetBytesReceived(), l.GetBytesShared()}
 	if all == (counts{}) {
 		return
 	}
@@ -179,7 +181,7 @@ func (t *Table) spread(r *row, l *agentapi.Load, now time.Time, over time.Durati
 	for i := range min(n, slots) {
 		r.ring[(slot-i)%slots].add(counts{
 			part(all.requests, i, n), part(all.errors, i, n), part(all.connections, i, n),
-			part(all.failed, i, n), part(all.sent, i, n), part(all.received, i, n),
+			part(all.failed, i, n), part(all.sent, i, n), part(all.received, i, n), all.shared,
 		})
 	}
 }
@@ -288,7 +290,7 @@ func (t *Table) entry(r *row, now time.Time) (out mesh.Traffic, any bool) {
 	return mesh.Traffic{
 		Service: r.service, FromZone: t.cfg.Zone, ToZone: r.zone, Priority: r.priority, Seconds: round(seconds),
 		Requests: sum.requests, Errors: sum.errors, InProgress: r.active, Connections: sum.connections, FailedConnections: sum.failed,
-		BytesSent: sum.sent, BytesReceived: sum.received,
+		BytesSent: sum.sent, BytesReceived: sum.received, BytesShared: sum.shared,
 		RequestsPerSecond: round(float64(sum.requests) / seconds), ErrorsPerSecond: round(float64(sum.errors) / seconds),
 	}, true
 }
