@@ -42,6 +42,18 @@ type MeshOpenTelemetryBackendStatus struct {
 	Conditions []Condition `json:"conditions,omitempty"`
 }
 
+// What is said of collectors and of policies that refer to them.
+const (
+	ConditionReferencedByPolicies = "ReferencedByPolicies"
+	ReasonReferenced              = "Referenced"
+	ReasonNotReferenced           = "NotReferenced"
+
+	ConditionBackendRefsResolved = "BackendRefsResolved"
+	ReasonBackendRefsResolved    = "ResolvedBackendRefs"
+	ReasonBackendRefsUnresolved  = "UnresolvedBackendRefs"
+	ReasonBackendRefsOfZones     = "ResolvedInSomeZones"
+)
+
 var openTelemetryBackendKind = resource.Kind{
 	Name: TypeMeshOTelBackend, Path: "meshopentelemetrybackends", Short: "motb",
 	Singular: "Mesh OpenTelemetry Backend", Plural: "Mesh OpenTelemetry Backends",

@@ -1,4 +1,5 @@
-// Package policies is the one complete list of policies, in the order in which they are applied, and what of them a new mesh gets.
+// Package policies is the one complete list of policies, in the order in which they are applied, what of them a new mesh gets, and whether
+// what they refer to exists.
 // What a policy means stands in its own folder. It does no I/O and holds no rules of selection or merging; package policy does.
 package policies
 

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/causeway-mesh/causeway/api/agentapi"
+	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/proxy"
 	"github.com/causeway-mesh/causeway/api/resource"
 )
@@ -62,6 +63,8 @@ type Kind[C any] struct {
 	// Link replaces references to other resources by what the hooks need to know of them, so that an edit of the referenced
 	// is an edit of the effective configuration; nil means the configuration refers to nothing. A reference that finds nothing is left as it is.
 	Link func(c *C, find Find)
+	// Refs lists what the spec refers to, so that its status can say whether it exists; nil means that the kind has no status.
+	Refs func(spec any) []Reference
 	// ForServerName leaves out what concerns other server names, where only one comes; nil means that configurations name none.
 	ForServerName func(c C, sni string) C
 	Hooks         Hooks[C]
@@ -69,6 +72,21 @@ type Kind[C any] struct {
 
 // Find returns the resource of a kind in the mesh that carries all labels, the oldest when several do.
 type Find func(kind string, labels map[string]string) (Found, bool)
+
+// A Reference names resources by kind and labels.
+type Reference struct {
+	Kind   string
+	Labels map[string]string
+}
+
+// String shows a reference in messages.
+func (r Reference) String() string { return r.Kind + " with " + resource.Selector(r.Labels).String() }
+
+// Status is what is known of a policy that refers to other resources.
+type Status struct {
+	// Conditions say whether what it refers to exists.
+	Conditions []mesh.Condition `json:"conditions,omitempty"`
+}
 
 // Found is a resource with the name under which it is known everywhere.
 type Found struct {
@@ -169,6 +187,8 @@ type Policy interface {
 	Linked(conf string, find Find) string
 	// Links says whether a configuration refers to anything.
 	Links() bool
+	// References lists what a resource of this kind refers to.
+	References(r resource.Resource) []Reference
 	// HoldsEachRule says that rules hold side by side.
 	HoldsEachRule() bool
 	// MatchesInRules says whether inbound rules may depend on the client.
@@ -231,6 +251,14 @@ func (k Kind[C]) ProxyWide() bool { return k.Proxy }
 
 // Links implements Policy.
 func (k Kind[C]) Links() bool { return k.Link != nil }
+
+// References implements Policy.
+func (k Kind[C]) References(r resource.Resource) []Reference {
+	if k.Refs == nil || r.Spec == nil {
+		return nil
+	}
+	return k.Refs(r.Spec)
+}
 
 // Linked implements Policy.
 func (k Kind[C]) Linked(conf string, find Find) string {
@@ -401,11 +429,15 @@ func (k Kind[C]) Resource() resource.Kind {
 	if newSpec == nil {
 		newSpec = func() any { return new(Spec[C]) }
 	}
+	var newStatus func() any
+	if k.Refs != nil {
+		newStatus = func() any { return new(Status) }
+	}
 	return resource.Kind{
 		Name: k.Name, Path: k.Path, Short: k.Short, Singular: k.Singular, Plural: k.Plural,
 		Scope: resource.ScopeMesh, Flow: resource.FromGlobal | resource.FromZone | resource.AcrossZones, Raw: k.Raw,
 		Policy: &resource.PolicyFacts{HasTo: len(k.ToKinds) > 0, HasRules: k.Rules, HasDefault: k.Proxy, Restricts: k.Restricts, ToKinds: k.ToKinds, RuleMatches: k.RuleMatches},
-		New:    newSpec, Validate: k.validate, Warn: k.warn,
+		New:    newSpec, NewStatus: newStatus, Validate: k.validate, Warn: k.warn,
 	}
 }
 

@@ -13,7 +13,8 @@ import (
 )
 
 // shown completes services for the API: those of zones with what their zones say of them, multi-zone services with what follows from
-// the services that global knows. Their virtual addresses are those of each zone, so global shows none.
+// the services that global knows, and others with what follows from all that is declared. Virtual addresses are those of each zone,
+// so global shows none.
 type shown struct {
 	board *insight.Board
 
@@ -33,7 +34,7 @@ func (s *shown) complete(snap *catalog.Snapshot, r resource.Resource, spec, stat
 	case mesh.TypeMeshMultiZoneService:
 		return spec, s.multiZone(snap, r, status)
 	}
-	return spec, status
+	return spec, hosting.ShowConditions(snap.Each, r, status)
 }
 
 func (s *shown) multiZone(snap *catalog.Snapshot, r resource.Resource, status []byte) []byte {

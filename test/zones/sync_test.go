@@ -96,6 +96,42 @@ spec: {address: 192.0.2.7, port: 10001}
 	untilStored(t, east, "MeshZoneAddress", "ingress", "west", true)
 }
 
+// A policy that names a collector which does not exist says so, at global and in the zone, and a collector says who names it.
+func TestMissingCollectorIsTold(t *testing.T) {
+	f := testmesh.Federate(t, testmesh.FederationOptions{}, "east")
+	east := f.Zone("east")
+	said := func(api testmesh.API, typ, name string, status mesh.ConditionStatus, message string) func() (any, bool) {
+		return func() (any, bool) {
+			var at struct {
+				Status struct {
+					Conditions []mesh.Condition `json:"conditions"`
+				} `json:"status"`
+			}
+			api.Read(t, typ, name, &at)
+			list := at.Status.Conditions
+			return list, len(list) == 1 && list[0].Status == status && strings.Contains(list[0].Message, message)
+		}
+	}
+	synced := func(typ, name string) string {
+		untilStored(t, east, typ, name, "", true)
+		r, _ := stored(east, typ, name, "")
+		return r.Name
+	}
+	f.Apply(t, "type: MeshTrace\nmesh: default\nname: all\nspec:\n  default:\n    backends:\n"+
+		"    - {type: OpenTelemetry, openTelemetry: {backendRef: {kind: MeshOpenTelemetryBackend, labels: {kuma.io/display-name: main}}}}\n")
+	inZone := synced("MeshTrace", "all")
+	east.Until(t, "global misses the collector", said(f.API, "MeshTrace", "all", mesh.False, "kuma.io/display-name=main"))
+	east.Until(t, "the zone misses the collector", said(east.API, "MeshTrace", inZone, mesh.False, "kuma.io/display-name=main"))
+	f.Apply(t, "type: MeshOpenTelemetryBackend\nmesh: default\nname: main\nspec: {endpoint: {address: 192.0.2.1}}\n")
+	collector := synced("MeshOpenTelemetryBackend", "main")
+	east.Until(t, "global has the collector", said(f.API, "MeshTrace", "all", mesh.True, ""))
+	east.Until(t, "the zone has the collector", said(east.API, "MeshTrace", inZone, mesh.True, ""))
+	east.Until(t, "global says who names it", said(f.API, "MeshOpenTelemetryBackend", "main", mesh.True, "MeshTrace all"))
+	east.Until(t, "the zone says who names it", said(east.API, "MeshOpenTelemetryBackend", collector, mesh.True, "MeshTrace "+inZone))
+	f.Delete(t, "MeshTrace", "all")
+	east.Until(t, "nobody names it", said(f.API, "MeshOpenTelemetryBackend", "main", mesh.False, "no policy"))
+}
+
 // A zone knows after its restart what it knew before, without global; what changed meanwhile comes when global is back.
 func TestZoneStartsWithoutGlobal(t *testing.T) {
 	f := testmesh.Federate(t, testmesh.FederationOptions{Store: "embedded"}, "east")

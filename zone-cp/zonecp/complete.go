@@ -12,7 +12,7 @@ import (
 )
 
 // shown completes services and workloads for the API with what is derived (state and identities stand in the spec there)
-// and observed (how many proxies are connected and healthy).
+// and observed (how many proxies are connected and healthy), and others with what follows from all that is declared.
 type shown struct {
 	registry *agents.Registry
 
@@ -25,7 +25,7 @@ type shown struct {
 // complete implements rest.Config.Complete.
 func (s *shown) complete(snap *catalog.Snapshot, r resource.Resource, spec, status []byte) ([]byte, []byte) {
 	if r.Type != mesh.TypeMeshService && r.Type != mesh.TypeWorkload || s.registry == nil {
-		return spec, status
+		return spec, hosting.ShowConditions(snap.Each, r, status)
 	}
 	proxies := s.proxies(snap)[r.Key()]
 	if r.Type == mesh.TypeMeshService {

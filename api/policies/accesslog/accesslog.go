@@ -15,7 +15,7 @@ var Policy = policy.Kind[Effective]{
 	ToKinds: []string{policy.TargetMesh, policy.TargetService, policy.TargetExternal, policy.TargetMultiZone, policy.TargetHTTPRoute},
 	Rules:   true, RuleMatches: true, EachRule: true,
 	NewSpec: func() any { return new(policy.Spec[Conf]) }, CheckSpec: checkSpec, WarnSpec: warnSpec,
-	Merge: merge, Link: link, Hooks: hooks,
+	Merge: merge, Link: link, Refs: references, Hooks: hooks,
 }
 
 // Conf is what MeshAccessLog configures.

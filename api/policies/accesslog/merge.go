@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policies/sink"
 	"github.com/causeway-mesh/causeway/api/policy"
 	"github.com/causeway-mesh/causeway/api/resource"
 )
@@ -75,6 +76,26 @@ func (c *Effective) know(name string, to mesh.Collector) {
 		c.Collectors = map[string]mesh.Collector{}
 	}
 	c.Collectors[name] = to
+}
+
+// references lists the collectors that are referred to, everywhere in the spec.
+func references(spec any) []policy.Reference {
+	s, ok := spec.(*policy.Spec[Conf])
+	if !ok {
+		return nil
+	}
+	var refs []*sink.Ref
+	each(s, func(_ resource.Path, c Conf) {
+		if c.Backends == nil {
+			return
+		}
+		for _, b := range *c.Backends {
+			if b.OpenTelemetry != nil {
+				refs = append(refs, b.OpenTelemetry.BackendRef)
+			}
+		}
+	})
+	return sink.References(refs...)
 }
 
 // link finds the collectors that are referred to.

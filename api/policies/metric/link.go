@@ -2,6 +2,7 @@ package metric
 
 import (
 	"github.com/causeway-mesh/causeway/api/mesh"
+	"github.com/causeway-mesh/causeway/api/policies/sink"
 	"github.com/causeway-mesh/causeway/api/policy"
 )
 
@@ -16,6 +17,20 @@ type effective struct {
 type linked struct {
 	Name    string                         `json:"name"`
 	Backend *mesh.MeshOpenTelemetryBackend `json:"backend"`
+}
+
+func references(spec any) []policy.Reference {
+	s, ok := spec.(*policy.Spec[Conf])
+	if !ok || s.Default == nil {
+		return nil
+	}
+	var refs []*sink.Ref
+	for _, b := range s.Default.Backends {
+		if b.OpenTelemetry != nil {
+			refs = append(refs, b.OpenTelemetry.BackendRef)
+		}
+	}
+	return sink.References(refs...)
 }
 
 // link finds the collectors.

@@ -14,7 +14,7 @@ import (
 // Policy is MeshMetric.
 var Policy = policy.Kind[effective]{
 	Name: "MeshMetric", Path: "meshmetrics", Short: "mm", Singular: "Mesh Metric", Plural: "Mesh Metrics",
-	Proxy: true, NewSpec: func() any { return new(policy.Spec[Conf]) }, CheckSpec: checkSpec, WarnSpec: warnSpec, Link: link,
+	Proxy: true, NewSpec: func() any { return new(policy.Spec[Conf]) }, CheckSpec: checkSpec, WarnSpec: warnSpec, Link: link, Refs: references,
 	Hooks: policy.Hooks[effective]{Agent: policy.Hook[func(effective, proxy.Agent) *agentapi.ZoneMessage]{Apply: tell}},
 }
 

@@ -62,6 +62,17 @@ func (r *Ref) Check(at resource.Path) resource.Problems {
 	return ps
 }
 
+// References makes the references of a spec for its status.
+func References(list ...*Ref) []policy.Reference {
+	var out []policy.Reference
+	for _, r := range list {
+		if r != nil {
+			out = append(out, policy.Reference{Kind: r.Kind, Labels: r.Labels})
+		}
+	}
+	return out
+}
+
 // Find is the collector that a reference means, and its identifier.
 func (r *Ref) Find(find policy.Find) (name string, c mesh.Collector, ok bool) {
 	if r == nil {

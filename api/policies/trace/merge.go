@@ -117,6 +117,20 @@ func port(s string, otherwise uint32) uint32 {
 	return cmp.Or(uint32(n), otherwise)
 }
 
+func references(spec any) []policy.Reference {
+	s, ok := spec.(*policy.Spec[Conf])
+	if !ok || s.Default == nil || s.Default.Backends == nil {
+		return nil
+	}
+	var refs []*sink.Ref
+	for _, b := range *s.Default.Backends {
+		if b.OpenTelemetry != nil {
+			refs = append(refs, b.OpenTelemetry.BackendRef)
+		}
+	}
+	return sink.References(refs...)
+}
+
 // link finds the collector that is referred to.
 func link(c *Effective, find policy.Find) {
 	if c.Collector == nil || c.Collector.Ref == nil {

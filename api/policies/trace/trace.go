@@ -12,7 +12,7 @@ var Policy = policy.Kind[Effective]{
 	Name: "MeshTrace", Path: "meshtraces", Short: "mtr", Singular: "Mesh Trace", Plural: "Mesh Traces",
 	Proxy:   true,
 	NewSpec: func() any { return new(policy.Spec[Conf]) }, CheckSpec: checkSpec,
-	Merge: merge, Link: link, Labels: labels, Hooks: hooks,
+	Merge: merge, Link: link, Refs: references, Labels: labels, Hooks: hooks,
 }
 
 // Conf is what MeshTrace configures.
