@@ -109,8 +109,8 @@ func (z *zone) feed(node string) *feed {
 }
 
 // Open implements xds.Sessions.
-func (z *zone) Open(_ context.Context, node *corev3.Node) (xds.Subscription, error) {
-	return z.feed(node.GetId()).open(), nil
+func (z *zone) Open(_ context.Context, node *corev3.Node, changed func()) (xds.Subscription, error) {
+	return z.feed(node.GetId()).open(changed), nil
 }
 
 // streams are the streams of one proxy, oldest first.
@@ -135,15 +135,15 @@ type feed struct {
 // subscription is the feed of one stream.
 type subscription struct {
 	*feed
-	changed  chan struct{}
+	changed  func()
 	acked    uint64
 	rejected []xds.Rejection
 }
 
-func (f *feed) open() *subscription {
+func (f *feed) open(changed func()) *subscription {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.current = &subscription{feed: f, changed: make(chan struct{}, 1)}
+	f.current = &subscription{feed: f, changed: changed}
 	return f.current
 }
 
@@ -152,10 +152,7 @@ func (f *feed) set(table *envoy.Table) {
 	defer f.mu.Unlock()
 	f.table = table
 	if f.current != nil {
-		select {
-		case f.current.changed <- struct{}{}:
-		default:
-		}
+		f.current.changed()
 	}
 }
 
@@ -165,9 +162,6 @@ func (s *subscription) Table() *envoy.Table {
 	defer s.mu.Unlock()
 	return s.table
 }
-
-// Changed implements xds.Subscription.
-func (s *subscription) Changed() <-chan struct{} { return s.changed }
 
 // Acked implements xds.Subscription.
 func (s *subscription) Acked(sequence uint64) {

@@ -57,8 +57,8 @@ func newEngine(t *testing.T) *engine {
 }
 
 // Open implements xds.Sessions.
-func (e *engine) Open(ctx context.Context, node *corev3.Node) (xds.Subscription, error) {
-	s, err := e.Engine.Open(ctx, resource.Key{Type: mesh.TypeDataplane, Mesh: "default", Name: node.GetId()}, xds.EnvoyVersion(node))
+func (e *engine) Open(ctx context.Context, node *corev3.Node, changed func()) (xds.Subscription, error) {
+	s, err := e.Engine.Open(ctx, resource.Key{Type: mesh.TypeDataplane, Mesh: "default", Name: node.GetId()}, xds.EnvoyVersion(node), changed)
 	if err != nil {
 		return nil, err
 	}

@@ -109,25 +109,22 @@ func (s *sessions) set(t *envoy.Table) {
 	defer s.mu.Unlock()
 	s.table = t
 	for sub := range s.subs {
-		select {
-		case sub.changed <- struct{}{}:
-		default:
-		}
+		sub.changed()
 	}
 }
 
 // Open implements xds.Sessions.
-func (s *sessions) Open(context.Context, *corev3.Node) (xds.Subscription, error) {
+func (s *sessions) Open(_ context.Context, _ *corev3.Node, changed func()) (xds.Subscription, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sub := &subscription{s, make(chan struct{}, 1)}
+	sub := &subscription{s, changed}
 	s.subs[sub] = true
 	return sub, nil
 }
 
 type subscription struct {
 	*sessions
-	changed chan struct{}
+	changed func()
 }
 
 func (s *subscription) Table() *envoy.Table {
@@ -135,8 +132,6 @@ func (s *subscription) Table() *envoy.Table {
 	defer s.mu.Unlock()
 	return s.table
 }
-
-func (s *subscription) Changed() <-chan struct{} { return s.changed }
 
 func (s *subscription) Close() {
 	s.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,7 @@ import (
 	"github.com/causeway-mesh/causeway/store"
 	"github.com/causeway-mesh/causeway/store/catalog"
 	"github.com/causeway-mesh/causeway/zone-cp/identity"
+	"github.com/causeway-mesh/causeway/zone-cp/solo"
 )
 
 // A TokenValidator checks dataplane tokens.
@@ -45,10 +47,12 @@ type Config struct {
 	Addresses []string
 	// Announced blocks until those who send to a draining dataplane were told; nil means that nobody can be asked.
 	Announced func(ctx context.Context, dataplane resource.Key) error
-	// Names follows what the workload of a dataplane may look up; nil when this zone answers no names.
-	Names func(ctx context.Context, dataplane resource.Key) (NamesFeed, error)
-	// Follow says what the mesh has to tell an agent, from now on; nil means nothing.
-	Follow func(ctx context.Context, dataplane resource.Key) (Follower, error)
+	// Names follows what the workload of a dataplane may look up; nil when this zone answers no names. Changed is to be called when there may
+	// be a newer set; it does not wait.
+	Names func(ctx context.Context, dataplane resource.Key, changed func()) (NamesFeed, error)
+	// Follow says what the mesh has to tell an agent, from now on; nil means nothing. Changed is to be called when there may be something new,
+	// also at first; it does not wait.
+	Follow func(ctx context.Context, dataplane resource.Key, changed func()) (Follower, error)
 	// Load takes what a proxy reports of the traffic that it sends, and LoadEnded that it reports no more; nil counts nothing.
 	Load      func(dataplane resource.Key, report *agentapi.LoadReport)
 	LoadEnded func(dataplane resource.Key)
@@ -79,8 +83,7 @@ type Config struct {
 
 // A Follower has what an agent is to be told.
 type Follower interface {
-	// Changed receives when there may be something new, Messages is all there is. One reader.
-	Changed() <-chan struct{}
+	// Messages is all there is.
 	Messages() []*agentapi.ZoneMessage
 	Close()
 }
@@ -95,8 +98,6 @@ type Observer interface {
 type NamesFeed interface {
 	// Names is the newest set, nil while there is none.
 	Names() *agentapi.NameSet
-	// Changed receives when there may be a newer set.
-	Changed() <-chan struct{}
 	Close()
 }
 
@@ -111,7 +112,8 @@ type Service struct {
 	desks    *desks
 	running  context.Context // of Run; set before anything is served
 
-	stopping chan struct{} // closed when Run ends
+	sessions solo.Group
+	stopping atomic.Bool // Run ends
 	work     sync.WaitGroup
 }
 
@@ -147,7 +149,7 @@ func New(cfg Config) (*Service, error) {
 			*d.at = d.def
 		}
 	}
-	s := &Service{cfg: cfg, registry: newRegistry(), due: newDeadlines(), sharing: newSharing(), desks: newDesks(), stopping: make(chan struct{})}
+	s := &Service{cfg: cfg, registry: newRegistry(), due: newDeadlines(), sharing: newSharing(), desks: newDesks()}
 	s.metrics = newMetrics(cfg.Registerer, s.registry)
 	return s, nil
 }
@@ -179,7 +181,8 @@ func (s *Service) Run(ctx context.Context) error {
 		g.Go(func() error { return s.watchPeers(ctx) })
 	}
 	err := g.Wait()
-	close(s.stopping)
+	s.stopping.Store(true)
+	s.sessions.Close(errStopping)
 	s.work.Wait()
 	return err
 }
@@ -210,7 +213,7 @@ func (s *Service) followCatalog(ctx context.Context) error {
 				external[k.Mesh] = true
 			case mesh.TypeDataplane:
 				if ss := s.registry.session(k); ss != nil {
-					wake(ss.poked)
+					ss.poke()
 				} else if _, ok := u.Snapshot.Get(k); !ok {
 					s.registry.forget(k)
 				}
@@ -232,6 +235,6 @@ func (s *Service) followCatalog(ctx context.Context) error {
 
 func (s *Service) poke(in string) {
 	for _, ss := range s.registry.sessions(in) {
-		wake(ss.poked)
+		ss.poke()
 	}
 }

@@ -113,7 +113,7 @@ func inMessages(list []*agentapi.ExternalSecret, complete bool) []*agentapi.Zone
 func (s *Service) pokeEgresses(snapshot *catalog.Snapshot, in string) {
 	for _, ss := range s.registry.sessions(in) {
 		if isEgress(snapshot, ss.key) {
-			wake(ss.poked)
+			ss.poke()
 		}
 	}
 }

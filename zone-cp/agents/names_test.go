@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/causeway-mesh/causeway/api/agentapi"
@@ -13,7 +14,7 @@ import (
 
 // fakeFeed hands on what a test calls things.
 type fakeFeed struct {
-	changed chan struct{}
+	changed atomic.Pointer[func()]
 	set     chan *agentapi.NameSet // holds the newest
 	closed  chan struct{}
 }
@@ -29,9 +30,8 @@ func (f *fakeFeed) put(names ...string) *agentapi.NameSet {
 	default:
 	}
 	f.set <- set
-	select {
-	case f.changed <- struct{}{}:
-	default:
+	if changed := f.changed.Load(); changed != nil {
+		(*changed)()
 	}
 	return set
 }
@@ -41,20 +41,20 @@ func (f *fakeFeed) Names() *agentapi.NameSet {
 	f.set <- set
 	return set
 }
-func (f *fakeFeed) Changed() <-chan struct{} { return f.changed }
-func (f *fakeFeed) Close()                   { close(f.closed) }
+func (f *fakeFeed) Close() { close(f.closed) }
 
 func withNames(h *agentapi.Hello) { h.Features = append(h.Features, agentapi.FeatureNames) }
 
 // An agent that answers names gets them, then what changes; after a break, nothing that it has. Another agent gets none.
 func TestNamesReachTheSession(t *testing.T) {
-	feed := &fakeFeed{changed: make(chan struct{}, 1), set: make(chan *agentapi.NameSet, 1), closed: make(chan struct{})}
+	feed := &fakeFeed{set: make(chan *agentapi.NameSet, 1), closed: make(chan struct{})}
 	opened := 0
 	z := newWorld(t).start(func(c *Config) {
-		c.Names = func(_ context.Context, dp resource.Key) (NamesFeed, error) {
+		c.Names = func(_ context.Context, dp resource.Key, changed func()) (NamesFeed, error) {
 			if opened++; dp != web {
 				t.Errorf("names of %s are asked for", dp)
 			}
+			feed.changed.Store(&changed)
 			return feed, nil
 		}
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/causeway-mesh/causeway/api/agentapi"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/zone-cp/identity"
+	"github.com/causeway-mesh/causeway/zone-cp/solo"
 )
 
 // maxMessage bounds what an agent or its Envoy may send at once: a Dataplane, or the first request of a
@@ -70,16 +71,7 @@ func (s *Service) bind(srv any, stream grpc.ServerStream, info *grpc.StreamServe
 	if ss == nil || ss.grant.Instance != g.Instance {
 		return status.Errorf(codes.Unavailable, "%s has no session of this agent; open one first", g.Key())
 	}
-	ctx, cancel := context.WithCancel(stream.Context())
-	defer cancel()
-	stop := context.AfterFunc(ss.ctx, cancel)
-	defer stop()
-	return handler(srv, &boundStream{stream, ctx})
+	keep := context.AfterFunc(ss.ctx, func() { solo.End(stream, status.FromContextError(ss.ctx.Err()).Err()) })
+	context.AfterFunc(stream.Context(), func() { keep() }) // a handler may go on after it has left here
+	return handler(srv, stream)
 }
-
-type boundStream struct {
-	grpc.ServerStream
-	ctx context.Context
-}
-
-func (b *boundStream) Context() context.Context { return b.ctx }

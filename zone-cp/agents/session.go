@@ -6,10 +6,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -22,6 +22,7 @@ import (
 	"github.com/causeway-mesh/causeway/api/token"
 	"github.com/causeway-mesh/causeway/store/catalog"
 	"github.com/causeway-mesh/causeway/zone-cp/identity"
+	"github.com/causeway-mesh/causeway/zone-cp/solo"
 )
 
 // Bounds on what one agent may report.
@@ -32,8 +33,9 @@ const (
 	maxText     = 1024
 )
 
-// A session is one stream of one agent. Its state belongs to the goroutine of the stream, but for what is said otherwise.
+// A session is one stream of one agent. Its state belongs to whoever takes the turn, but for what is said otherwise.
 type session struct {
+	*solo.Stream
 	s     *Service
 	key   resource.Key
 	grant identity.Grant
@@ -42,9 +44,14 @@ type session struct {
 
 	ctx    context.Context // ends with the session
 	cancel context.CancelFunc
-	ended  error         // why the session was ended from outside; guarded by the registry's lock
-	poked  chan struct{} // holds a token when something may be new for this session
-	told   chan string   // the outcome of announcing a goodbye
+
+	// What the session was woken for. Anybody may set these.
+	poked    atomic.Bool            // something may be new in the catalog
+	reworded atomic.Bool            // the mesh may have something to tell
+	told     atomic.Pointer[string] // the outcome of announcing a goodbye
+
+	feed     NamesFeed // nil when the agent gets no names
+	follower Follower  // nil when nothing can be told
 
 	offer    *agentapi.IdentityOffer
 	problem  string
@@ -57,71 +64,41 @@ type session struct {
 }
 
 // Session serves one agent until it leaves.
-func (s *Service) Session(stream agentapi.Agent_SessionServer) error {
-	grant, err := peerGrant(stream.Context())
+func (s *Service) Session(rpc agentapi.Agent_SessionServer) error {
+	grant, err := peerGrant(rpc.Context())
 	if err != nil {
 		return err
 	}
-	in := s.receive(stream)
-	hello, err := s.awaitHello(stream.Context(), in)
+	return s.sessions.Serve(rpc, func(running *solo.Stream) error { return s.serve(running, rpc, grant) })
+}
+
+func (s *Service) serve(running *solo.Stream, rpc agentapi.Agent_SessionServer, grant identity.Grant) error {
+	hello, err := s.awaitHello(running, rpc)
 	if err != nil {
 		return err
 	}
-	ss, err := s.open(stream.Context(), grant, hello)
+	ss, err := s.open(rpc.Context(), running, grant, hello)
 	if err != nil {
 		return err
 	}
-	err = ss.serve(stream, in)
+	err = ss.serve(rpc)
 	s.close(ss, err)
 	return err
 }
 
-// received is a message of an agent, or the end of its stream.
-type received struct {
-	msg *agentapi.AgentMessage
-	err error
-}
-
-// receive reads a stream until it ends, which it does when the handler returns.
-func (s *Service) receive(stream agentapi.Agent_SessionServer) <-chan received {
-	out := make(chan received)
-	s.work.Add(1)
-	go func() {
-		defer s.work.Done()
-		for {
-			msg, err := stream.Recv()
-			select {
-			case out <- received{msg, err}:
-			case <-stream.Context().Done():
-				return
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	return out
-}
-
-func (s *Service) awaitHello(ctx context.Context, in <-chan received) (*agentapi.Hello, error) {
-	timer := time.NewTimer(s.cfg.HelloTimeout)
+func (s *Service) awaitHello(running *solo.Stream, rpc agentapi.Agent_SessionServer) (*agentapi.Hello, error) {
+	timer := time.AfterFunc(s.cfg.HelloTimeout, func() {
+		running.End(status.Errorf(codes.DeadlineExceeded, "no hello within %s", s.cfg.HelloTimeout))
+	})
 	defer timer.Stop()
-	select {
-	case r := <-in:
-		if r.err != nil {
-			return nil, status.Error(codes.Aborted, "the session ended before its hello")
-		}
-		if h := r.msg.GetHello(); h != nil {
-			return h, nil
-		}
-		return nil, status.Error(codes.InvalidArgument, "a session must begin with hello")
-	case <-timer.C:
-		return nil, status.Errorf(codes.DeadlineExceeded, "no hello within %s", s.cfg.HelloTimeout)
-	case <-ctx.Done():
-		return nil, status.FromContextError(ctx.Err()).Err()
-	case <-s.stopping:
-		return nil, errStopping
+	m, err := rpc.Recv()
+	if err != nil {
+		return nil, status.Error(codes.Aborted, "the session ended before its hello")
 	}
+	if h := m.GetHello(); h != nil {
+		return h, nil
+	}
+	return nil, status.Error(codes.InvalidArgument, "a session must begin with hello")
 }
 
 var (
@@ -130,15 +107,14 @@ var (
 )
 
 // open makes a session the one in charge of its dataplane, or refuses it.
-func (s *Service) open(ctx context.Context, grant identity.Grant, hello *agentapi.Hello) (*session, error) {
+func (s *Service) open(ctx context.Context, running *solo.Stream, grant identity.Grant, hello *agentapi.Hello) (*session, error) {
 	key := grant.Key()
 	if err := s.standing(s.cfg.Catalog.Snapshot(), grant); err != nil {
 		return nil, err
 	}
 	ss := &session{
-		s: s, key: key, grant: grant, hello: hello,
-		log:   s.cfg.Log.With("mesh", key.Mesh, "dataplane", key.Name),
-		poked: make(chan struct{}, 1), told: make(chan string, 1),
+		Stream: running, s: s, key: key, grant: grant, hello: hello,
+		log: s.cfg.Log.With("mesh", key.Mesh, "dataplane", key.Name),
 	}
 	ss.ctx, ss.cancel = context.WithCancel(ctx)
 	id := make([]byte, 8)
@@ -155,8 +131,7 @@ func (s *Service) open(ctx context.Context, grant identity.Grant, hello *agentap
 			ss.cancel()
 			return nil, status.Error(codes.AlreadyExists, old.taken().Error())
 		}
-		old.ended = errReplaced
-		old.cancel()
+		old.End(errReplaced)
 	}
 	if e, ok := r.current.tree.Get(entry{key: key}); ok {
 		if err := s.elsewhere(*e.facts, grant, hello); err != nil {
@@ -166,6 +141,7 @@ func (s *Service) open(ctx context.Context, grant identity.Grant, hello *agentap
 	}
 	r.live[key] = ss
 	r.updateLocked(key, func(f *Facts) { ss.begin(f, held, hex.EncodeToString(id), now) })
+	hello.IdentityLeaf, hello.Versions, hello.Inbounds, hello.Secrets, hello.Proxy = nil, nil, nil, nil, nil // not kept twice
 	s.due.clear(key)
 	ss.log.Info("agent connected", "place", clip(hello.GetPlace()), "session", hello.GetSession())
 	return ss, nil
@@ -286,11 +262,11 @@ func metricsProblems(in *agentapi.MetricsStatus) []string {
 func clip(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxText)], "?") }
 
 // serve welcomes the agent and then reacts: to its messages, to changes that concern it, and to its end.
-func (ss *session) serve(stream agentapi.Agent_SessionServer, in <-chan received) error {
+func (ss *session) serve(rpc agentapi.Agent_SessionServer) error {
 	defer ss.cancel()
 	send := func(out []*agentapi.ZoneMessage) error {
 		for _, m := range out {
-			if err := stream.Send(m); err != nil {
+			if err := rpc.Send(m); err != nil {
 				return err
 			}
 		}
@@ -299,63 +275,61 @@ func (ss *session) serve(stream agentapi.Agent_SessionServer, in <-chan received
 	if err := send(ss.welcome()); err != nil {
 		return err
 	}
-	var newNames, newWords <-chan struct{}
-	feed := ss.openNames()
-	if feed != nil {
-		defer feed.Close()
-		newNames = feed.Changed()
+	if ss.feed = ss.openNames(); ss.feed != nil {
+		defer ss.feed.Close()
 	}
-	follower := ss.follow()
-	if follower != nil {
-		defer follower.Close()
-		newWords = follower.Changed()
+	if ss.follower = ss.follow(); ss.follower != nil {
+		defer ss.follower.Close()
 	}
-	for {
-		var out []*agentapi.ZoneMessage
-		select {
-		case r := <-in:
-			if r.err != nil {
-				return ending(r.err)
-			}
-			out = ss.message(r.msg)
-		case <-ss.poked:
-			if err := ss.s.standing(ss.s.cfg.Catalog.Snapshot(), ss.grant); err != nil {
+	return solo.React(ss.Stream, rpc.Recv,
+		func(m *agentapi.AgentMessage) error { return send(ss.message(m)) },
+		func() error {
+			out, err := ss.fresh()
+			if err != nil {
 				return err
 			}
-			out = ss.news()
-		case <-newNames:
-			out = ss.refreshNames(feed.Names())
-		case <-newWords:
-			out = ss.fresh(follower.Messages())
-		case unconfirmed := <-ss.told:
-			out = []*agentapi.ZoneMessage{{Message: &agentapi.ZoneMessage_GoodbyeDone{
-				GoodbyeDone: &agentapi.GoodbyeDone{Unconfirmed: unconfirmed},
-			}}}
-		case <-ss.ctx.Done():
-			return ss.endedBy()
-		case <-ss.s.stopping:
-			return errStopping
-		}
-		if err := send(out); err != nil {
-			return err
-		}
-	}
+			return send(out)
+		})
 }
 
-func ending(err error) error {
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
+// poke has the session find out what is new for it in the catalog.
+func (ss *session) poke() {
+	ss.poked.Store(true)
+	ss.Wake()
 }
 
-func (ss *session) endedBy() error {
-	ss.s.registry.mu.Lock()
-	defer ss.s.registry.mu.Unlock()
-	if ss.ended != nil {
-		return ss.ended
+// reword has the session find out what the mesh has to tell its agent.
+func (ss *session) reword() {
+	ss.reworded.Store(true)
+	ss.Wake()
+}
+
+// tell lets the agent know how announcing its goodbye went.
+func (ss *session) tell(unconfirmed string) {
+	ss.told.Store(&unconfirmed)
+	ss.Wake()
+}
+
+// fresh is what the agent has not been told of all that the session was woken for.
+func (ss *session) fresh() (out []*agentapi.ZoneMessage, err error) {
+	if ss.poked.Swap(false) {
+		if err := ss.s.standing(ss.s.cfg.Catalog.Snapshot(), ss.grant); err != nil {
+			return nil, err
+		}
+		out = ss.news()
 	}
-	return status.FromContextError(ss.ctx.Err()).Err()
+	if ss.feed != nil {
+		out = append(out, ss.refreshNames(ss.feed.Names())...)
+	}
+	if ss.follower != nil && ss.reworded.Swap(false) {
+		out = append(out, ss.words(ss.follower.Messages())...)
+	}
+	if unconfirmed := ss.told.Swap(nil); unconfirmed != nil {
+		out = append(out, &agentapi.ZoneMessage{Message: &agentapi.ZoneMessage_GoodbyeDone{
+			GoodbyeDone: &agentapi.GoodbyeDone{Unconfirmed: *unconfirmed},
+		}})
+	}
+	return out, nil
 }
 
 // close ends a session. Its proxy stops serving at once when it said goodbye, otherwise after a moment.
@@ -371,11 +345,9 @@ func (s *Service) close(ss *session, err error) {
 	if s.cfg.LoadEnded != nil {
 		s.cfg.LoadEnded(ss.key)
 	}
-	select {
-	case <-s.stopping:
+	if s.stopping.Load() {
 		// This control plane ends, not the agent: its proxies are as good as before.
 		return
-	default:
 	}
 	now := s.cfg.Now()
 	r.updateLocked(ss.key, func(f *Facts) {
@@ -459,7 +431,7 @@ func (ss *session) openNames() NamesFeed {
 	if ss.s.cfg.Names == nil || !slices.Contains(ss.hello.GetFeatures(), agentapi.FeatureNames) {
 		return nil
 	}
-	feed, err := ss.s.cfg.Names(ss.ctx, ss.key)
+	feed, err := ss.s.cfg.Names(ss.ctx, ss.key, ss.Wake)
 	if err != nil {
 		ss.log.Warn("the agent gets no names; it keeps those it has", "err", err)
 		return nil
@@ -485,7 +457,7 @@ func (ss *session) follow() Follower {
 	if ss.s.cfg.Follow == nil {
 		return nil
 	}
-	f, err := ss.s.cfg.Follow(ss.ctx, ss.key)
+	f, err := ss.s.cfg.Follow(ss.ctx, ss.key, ss.reword)
 	if err != nil {
 		ss.log.Warn("the agent is not told what the mesh has to tell it; it keeps to what it knows", "err", err)
 		return nil
@@ -493,8 +465,8 @@ func (ss *session) follow() Follower {
 	return f
 }
 
-// fresh leaves out what the agent was told before, as it stands.
-func (ss *session) fresh(messages []*agentapi.ZoneMessage) []*agentapi.ZoneMessage {
+// words leaves out what the agent was told before, as it stands.
+func (ss *session) words(messages []*agentapi.ZoneMessage) []*agentapi.ZoneMessage {
 	old := ss.followed
 	ss.followed = messages
 	if len(old) != len(messages) {
@@ -644,16 +616,16 @@ func (ss *session) goodbye(in *agentapi.Goodbye) {
 	ss.s.registry.updateOf(ss, func(f *Facts) { f.Draining, f.Serving = true, false })
 	ss.log.Info("agent drains", "reason", clip(in.GetReason()))
 	if ss.s.cfg.Announced == nil && ss.s.cfg.Peers == nil {
-		ss.told <- ""
+		ss.tell("")
 		return
 	}
 	f, _ := ss.s.registry.Snapshot().Get(ss.key)
 	ss.s.work.Go(func() {
 		if err := ss.s.announce(ss.ctx, ss.key, f.subscription); err != nil {
-			ss.told <- err.Error()
+			ss.tell(err.Error())
 			return
 		}
-		ss.told <- ""
+		ss.tell("")
 	})
 }
 

@@ -261,8 +261,7 @@ func (s *Service) merge(snapshot *catalog.Snapshot, k resource.Key, isNew bool) 
 			s.sharing.mark(k) // it says something else
 			return
 		}
-		ss.ended = over
-		ss.cancel()
+		ss.End(over)
 		delete(r.live, k)
 	} else if known && own && mine.ControlPlane == s.cfg.Instance {
 		return

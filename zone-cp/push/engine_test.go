@@ -119,7 +119,7 @@ func (z *zone) put(text string) {
 
 func (z *zone) open(name string) *Session {
 	z.t.Helper()
-	s, err := z.engine.Open(z.t.Context(), dataplane(name), "1.40.0")
+	s, err := z.engine.Open(z.t.Context(), dataplane(name), "1.40.0", func() {})
 	if err != nil {
 		z.t.Fatal(err)
 	}
@@ -135,9 +135,13 @@ func dataplane(name string) resource.Key {
 func until(t *testing.T, s *Session, what string, cond func(*envoy.Table) bool) {
 	t.Helper()
 	limit := time.After(10 * time.Second)
-	for !cond(s.Table()) {
+	for {
+		progressed := s.engine.Progressed()
+		if cond(s.Table()) {
+			return
+		}
 		select {
-		case <-s.Changed():
+		case <-progressed:
 		case <-limit:
 			t.Fatalf("not within 10s: %s", what)
 		}

@@ -14,15 +14,16 @@ import (
 type Follower struct {
 	engine  *Engine
 	key     resource.Key
-	changed chan struct{} // holds a token when there is something new
+	changed func() // called when there is something new; does not wait
 
 	mu   sync.Mutex
 	news envoy.AgentMessages
 }
 
 // Follow starts a follower. The dataplane need not be known here yet: until then there is nothing to tell.
-func (e *Engine) Follow(ctx context.Context, dp resource.Key) (*Follower, error) {
-	f := &Follower{engine: e, key: dp, changed: make(chan struct{}, 1)}
+// Changed is called when there may be something new, also at first; it must not wait, nor call the engine.
+func (e *Engine) Follow(ctx context.Context, dp resource.Key, changed func()) (*Follower, error) {
+	f := &Follower{engine: e, key: dp, changed: changed}
 	err := e.do(ctx, func(s *state) {
 		p := s.proxy(dp)
 		p.followers[f] = struct{}{}
@@ -33,9 +34,6 @@ func (e *Engine) Follow(ctx context.Context, dp resource.Key) (*Follower, error)
 	}
 	return f, nil
 }
-
-// Changed receives when there may be something new. One reader.
-func (f *Follower) Changed() <-chan struct{} { return f.changed }
 
 // Messages are what the agent is to be told now, all of it.
 func (f *Follower) Messages() []*agentapi.ZoneMessage {
@@ -59,10 +57,7 @@ func (f *Follower) offer(m envoy.AgentMessages) {
 	f.mu.Lock()
 	f.news = m
 	f.mu.Unlock()
-	select {
-	case f.changed <- struct{}{}:
-	default:
-	}
+	f.changed()
 }
 
 // Agents are what the agents of the zone's own dataplanes in a mesh are told, connected or not; an empty mesh means all.

@@ -13,7 +13,7 @@ import (
 // A NamesFeed follows what the workload of one dataplane may look up, for one session of its agent.
 type NamesFeed struct {
 	engine  *Engine
-	changed chan struct{} // holds a token when there is a newer set
+	changed func() // called when there is a newer set; does not wait
 
 	// Owned by the engine's loop.
 	root *memo.Root[*view.Names]
@@ -24,8 +24,9 @@ type NamesFeed struct {
 }
 
 // OpenNames starts to follow the names of a dataplane. It need not exist yet: there are none until it does.
-func (e *Engine) OpenNames(ctx context.Context, dp resource.Key) (*NamesFeed, error) {
-	f := &NamesFeed{engine: e, changed: make(chan struct{}, 1)}
+// Changed is called when there may be a newer set, also at first; it must not wait, nor call the engine.
+func (e *Engine) OpenNames(ctx context.Context, dp resource.Key, changed func()) (*NamesFeed, error) {
+	f := &NamesFeed{engine: e, changed: changed}
 	err := e.do(ctx, func(s *state) {
 		f.root = s.view.NamesOf(dp)
 		s.names.feeds[f] = struct{}{}
@@ -43,9 +44,6 @@ func (f *NamesFeed) Names() *agentapi.NameSet {
 	defer f.mu.Unlock()
 	return f.set
 }
-
-// Changed receives when there may be a newer set than the last one seen. One reader.
-func (f *NamesFeed) Changed() <-chan struct{} { return f.changed }
 
 // Close ends the feed. It may be called after the engine has stopped.
 func (f *NamesFeed) Close() {
@@ -94,10 +92,7 @@ func (n *names) offer(f *NamesFeed) {
 	f.mu.Lock()
 	f.set = set
 	f.mu.Unlock()
-	select {
-	case f.changed <- struct{}{}:
-	default:
-	}
+	f.changed()
 }
 
 func nameSet(in *view.Names) *agentapi.NameSet {

@@ -32,7 +32,7 @@ func (z *zone) call(service, vip string, hostnames ...string) {
 
 func (z *zone) names(dp string) *NamesFeed {
 	z.t.Helper()
-	f, err := z.engine.OpenNames(z.t.Context(), dataplane(dp))
+	f, err := z.engine.OpenNames(z.t.Context(), dataplane(dp), func() {})
 	if err != nil {
 		z.t.Fatal(err)
 	}
@@ -66,9 +66,13 @@ func content(t *testing.T, s *agentapi.NameSet) []string {
 func untilNames(t *testing.T, f *NamesFeed, want ...string) {
 	t.Helper()
 	limit := time.After(10 * time.Second)
-	for !slices.Equal(content(t, f.Names()), want) {
+	for {
+		progressed := f.engine.Progressed()
+		if slices.Equal(content(t, f.Names()), want) {
+			return
+		}
 		select {
-		case <-f.Changed():
+		case <-progressed:
 		case <-limit:
 			t.Fatalf("not within 10s: %v; there is %v", want, content(t, f.Names()))
 		}

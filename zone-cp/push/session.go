@@ -14,7 +14,7 @@ import (
 type Session struct {
 	engine  *Engine
 	key     resource.Key
-	changed chan struct{} // holds a token when there is a newer table
+	changed func() // called when there is a newer table; does not wait
 
 	mu    sync.Mutex
 	table *envoy.Table
@@ -22,8 +22,9 @@ type Session struct {
 }
 
 // Open starts a session of a proxy that runs a version of Envoy. The dataplane need not exist yet: its table is empty until it does.
-func (e *Engine) Open(ctx context.Context, dp resource.Key, version string) (*Session, error) {
-	sess := &Session{engine: e, key: dp, changed: make(chan struct{}, 1)}
+// Changed is called for each newer table, the first one included; it must not wait, nor call the engine.
+func (e *Engine) Open(ctx context.Context, dp resource.Key, version string, changed func()) (*Session, error) {
+	sess := &Session{engine: e, key: dp, changed: changed}
 	err := e.do(ctx, func(s *state) {
 		e.runs(s, dp, version)
 		p := s.proxy(dp)
@@ -45,9 +46,6 @@ func (s *Session) Table() *envoy.Table {
 	defer s.mu.Unlock()
 	return s.table
 }
-
-// Changed receives when there may be a newer table than the last one seen. One reader.
-func (s *Session) Changed() <-chan struct{} { return s.changed }
 
 // Acked notes that the proxy has acknowledged everything up to a sequence.
 func (s *Session) Acked(sequence uint64) {
@@ -91,10 +89,7 @@ func (s *Session) offer(t *envoy.Table) {
 	s.mu.Lock()
 	s.table = t
 	s.mu.Unlock()
-	select {
-	case s.changed <- struct{}{}:
-	default:
-	}
+	s.changed()
 }
 
 // Told waits until everybody who has a session has acknowledged that a dataplane drains, or is gone.

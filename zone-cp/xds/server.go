@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"sync"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -20,19 +19,19 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/causeway-mesh/causeway/api/envoy"
+	"github.com/causeway-mesh/causeway/zone-cp/solo"
 )
 
 // Sessions finds out whose stream it is and what that proxy gets. The wiring authenticates by the peer of the connection.
 type Sessions interface {
-	// Open starts following the table of the proxy that opened the stream. Its error is a gRPC status.
-	Open(ctx context.Context, node *corev3.Node) (Subscription, error)
+	// Open starts following the table of the proxy that opened the stream. Changed is called when there may be a newer table, even before
+	// Open returns; it does not wait. The error is a gRPC status.
+	Open(ctx context.Context, node *corev3.Node, changed func()) (Subscription, error)
 }
 
 // A Subscription follows the table of one proxy.
 type Subscription interface {
 	Table() *envoy.Table
-	// Changed receives when there may be a newer table.
-	Changed() <-chan struct{}
 	// Acked notes that the proxy has acknowledged everything up to a sequence.
 	Acked(sequence uint64)
 	// Sent counts a response.
@@ -64,12 +63,8 @@ type Server struct {
 	cfg        Config
 	quarantine *Quarantine
 	metrics    *metrics
-	stopping   chan struct{}
-
-	debts *debts
-
-	mu       sync.Mutex
-	released chan struct{} // closed and replaced when withheld resources may be looked at again
+	debts      *debts
+	open       solo.Group
 }
 
 // errStopping sends clients to another instance, or back later.
@@ -90,8 +85,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Server{
-		cfg: cfg, quarantine: NewQuarantine(), metrics: newMetrics(cfg.Registerer), stopping: make(chan struct{}),
-		debts: newDebts(), released: make(chan struct{}),
+		cfg: cfg, quarantine: NewQuarantine(), metrics: newMetrics(cfg.Registerer), debts: newDebts(),
 	}, nil
 }
 
@@ -112,9 +106,9 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(r, s)
 }
 
-// Run tells streams when resources leave the quarantine, until ctx ends; then all streams end. It runs once.
+// Run tells streams when resources leave the quarantine, until ctx ends; then all streams end, which it waits for. It runs once.
 func (s *Server) Run(ctx context.Context) error {
-	defer close(s.stopping)
+	defer s.open.Close(errStopping)
 	for {
 		select {
 		case <-ctx.Done():
@@ -126,10 +120,7 @@ func (s *Server) Run(ctx context.Context) error {
 				}
 			}
 		case <-s.quarantine.Released():
-			s.mu.Lock()
-			close(s.released)
-			s.released = make(chan struct{})
-			s.mu.Unlock()
+			s.open.Wake()
 		}
 	}
 }
@@ -141,25 +132,28 @@ func (s *Server) StreamAggregatedResources(discoveryv3.AggregatedDiscoveryServic
 
 // DeltaAggregatedResources serves one proxy until its stream ends.
 func (s *Server) DeltaAggregatedResources(rpc discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	return s.open.Serve(rpc, func(running *solo.Stream) error { return s.serve(running, rpc) })
+}
+
+func (s *Server) serve(running *solo.Stream, rpc discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
 	first, err := rpc.Recv()
 	if err != nil {
 		return ended(err)
 	}
-	sub, err := s.cfg.Sessions.Open(rpc.Context(), first.GetNode())
+	sub, err := s.cfg.Sessions.Open(rpc.Context(), first.GetNode(), running.Wake)
 	if err != nil {
 		return err
 	}
 	defer sub.Close()
 	node := first.GetNode().GetId()
 	st := &stream{
-		server: s, rpc: rpc, sub: sub, log: s.cfg.Log.With("node", node),
+		Stream: running, server: s, rpc: rpc, sub: sub, log: s.cfg.Log.With("node", node),
 		session: NewSession(s.quarantine.Ward(EnvoyVersion(first.GetNode())), s.cfg.Limits), ended: make(chan struct{}),
 	}
 	st.session.Inherit(s.debts.begin(rpc.Context(), node, st))
 	defer s.debts.end(node, st)
 	s.metrics.streams.Inc()
 	defer s.metrics.streams.Dec()
-	st.session.Target(sub.Table())
 	return st.serve(first)
 }
 
@@ -170,12 +164,6 @@ func EnvoyVersion(n *corev3.Node) string {
 		return n.GetUserAgentVersion()
 	}
 	return versionString(v.GetMajorNumber(), v.GetMinorNumber(), v.GetPatch())
-}
-
-func (s *Server) nextRelease() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.released
 }
 
 func ended(err error) error {

@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"context"
 	"log/slog"
 	"slices"
 	"time"
@@ -12,11 +11,12 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/causeway-mesh/causeway/api/envoy"
+	"github.com/causeway-mesh/causeway/zone-cp/solo"
 )
 
-// A stream is one proxy's connection: one goroutine reads, and the handler's own one has the session and writes.
-// A client that does not read blocks only its own writer, and gets the newest state when it reads again.
+// A stream is one proxy's connection. A client that does not read blocks only its own stream, and gets the newest state when it reads again.
 type stream struct {
+	*solo.Stream
 	server  *Server
 	rpc     discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
 	sub     Subscription
@@ -29,67 +29,71 @@ type stream struct {
 	reported    []Rejection
 	patience    patience
 	retry       time.Duration // until refusals that may pass are tried again; grows
-	again       *time.Timer   // nil when there is none to try
+	again       time.Time     // when they are; zero when there is none to try
+	alarm       *time.Timer   // wakes the stream for patience and again; nil when there is nothing to wait for
+	due         time.Time     // when it does
 }
 
 func (st *stream) serve(first *discoveryv3.DeltaDiscoveryRequest) error {
-	requests, failed := make(chan *discoveryv3.DeltaDiscoveryRequest), make(chan error, 1)
-	ctx := st.rpc.Context()
-	go st.read(ctx, requests, failed) // ends with the stream, which ends at the latest when this returns
-	defer st.patience.stop()
-	released := st.server.nextRelease()
-	for request := first; ; {
-		if request != nil {
-			if err := st.receive(request); err != nil {
-				return err
-			}
-			request = nil
-		}
-		if err := st.send(); err != nil {
-			return err
-		}
-		st.report()
-		// The cases: the client speaks; its table moves on; something left the quarantine; it has been silent for too long
-		// while something waits; a refusal that may have passed; the end, from either side.
-		select {
-		case request = <-requests:
-			st.patience.progress()
-		case <-st.sub.Changed():
-			st.session.Target(st.sub.Table())
-		case <-released:
-			released = st.server.nextRelease()
-		case <-st.patience.over():
-			st.session.Overdue()
-		case <-st.retryNow():
-			st.again = nil
-			st.session.Retry()
-		case err := <-failed:
-			return ended(err)
-		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
-		case <-st.server.stopping:
-			return errStopping
-		}
+	defer st.silence()
+	if err := st.receive(first); err != nil {
+		return err
 	}
-}
-
-func (st *stream) read(ctx context.Context, requests chan<- *discoveryv3.DeltaDiscoveryRequest, failed chan<- error) {
 	limit := rate.NewLimiter(rate.Limit(st.server.cfg.Requests), burst)
-	for {
+	return solo.React(st.Stream, func() (*discoveryv3.DeltaDiscoveryRequest, error) {
 		r, err := st.rpc.Recv()
 		if err == nil {
-			err = limit.Wait(ctx) // what is not read stays in the client: back-pressure, not an error
+			err = limit.Wait(st.rpc.Context()) // what is not read stays in the client: back-pressure, not an error
 		}
-		if err != nil {
-			failed <- err
-			return
-		}
-		select {
-		case requests <- r:
-		case <-ctx.Done():
-			failed <- ctx.Err()
-			return
-		}
+		return r, err
+	}, func(r *discoveryv3.DeltaDiscoveryRequest) error {
+		st.patience.progress(time.Now())
+		return st.receive(r)
+	}, st.step)
+}
+
+// step looks at all that can be new: the client has spoken; its table has moved on; something left the quarantine; the client has been silent
+// for too long while something waits; a refusal may have passed.
+func (st *stream) step() error {
+	st.session.Target(st.sub.Table())
+	now := time.Now()
+	if st.patience.over(now) {
+		st.session.Overdue()
+	}
+	if !st.again.IsZero() && !now.Before(st.again) {
+		st.again = time.Time{}
+		st.session.Retry()
+	}
+	if err := st.send(); err != nil {
+		return err
+	}
+	st.report()
+	st.setAlarm()
+	return nil
+}
+
+// setAlarm has the stream woken when there is something to do that nobody else wakes it for.
+func (st *stream) setAlarm() {
+	at := st.patience.until
+	if !st.again.IsZero() && (at.IsZero() || st.again.Before(at)) {
+		at = st.again
+	}
+	switch {
+	case at.Equal(st.due):
+	case at.IsZero():
+		st.silence()
+	case st.alarm == nil:
+		st.alarm = time.AfterFunc(time.Until(at), st.Wake)
+	default:
+		st.alarm.Reset(time.Until(at))
+	}
+	st.due = at
+}
+
+func (st *stream) silence() {
+	if st.alarm != nil {
+		st.alarm.Stop()
+		st.alarm = nil
 	}
 }
 
@@ -120,7 +124,7 @@ func (st *stream) send() error {
 	for {
 		r, ok := st.session.Next()
 		if !ok {
-			st.patience.await(st.session.Waiting(), st.server.cfg.Patience)
+			st.patience.await(st.session.Waiting(), time.Now(), st.server.cfg.Patience)
 			st.tryLater()
 			return nil
 		}
@@ -134,18 +138,11 @@ func (st *stream) send() error {
 
 // tryLater arranges for refusals that may pass to be tried again, less and less often.
 func (st *stream) tryLater() {
-	if !st.session.Faulty() || st.again != nil {
+	if !st.session.Faulty() || !st.again.IsZero() {
 		return
 	}
 	st.retry = min(max(2*st.retry, 250*time.Millisecond), 30*time.Second)
-	st.again = time.NewTimer(st.retry)
-}
-
-func (st *stream) retryNow() <-chan time.Time {
-	if st.again == nil {
-		return nil
-	}
-	return st.again.C
+	st.again = time.Now().Add(st.retry)
 }
 
 // report passes on what has become acknowledged or is refused.
@@ -167,36 +164,35 @@ func (st *stream) report() {
 // patience measures how long something has waited for the client to speak. A client that speaks is given more time,
 // but not for ever: what it says may have nothing to do with what is waited for.
 type patience struct {
-	timer *time.Timer
-	d     time.Duration
-	limit time.Time
+	waiting bool
+	d       time.Duration
+	limit   time.Time
+	until   time.Time // zero when it is over, or nothing waits
 }
 
-func (p *patience) await(waiting bool, d time.Duration) {
+func (p *patience) await(waiting bool, now time.Time, d time.Duration) {
 	switch {
 	case !waiting:
-		p.stop()
-	case p.timer == nil:
-		p.timer, p.d, p.limit = time.NewTimer(d), d, time.Now().Add(3*d)
+		*p = patience{}
+	case !p.waiting:
+		*p = patience{waiting: true, d: d, limit: now.Add(3 * d), until: now.Add(d)}
 	}
 }
 
-func (p *patience) progress() {
-	if p.timer != nil {
-		p.timer.Reset(min(p.d, time.Until(p.limit)))
+func (p *patience) progress(now time.Time) {
+	if !p.waiting {
+		return
+	}
+	if p.until = now.Add(p.d); p.until.After(p.limit) {
+		p.until = p.limit
 	}
 }
 
-func (p *patience) over() <-chan time.Time {
-	if p.timer == nil {
-		return nil
+// over says that the client has been waited for too long. It says so once, unless the client speaks.
+func (p *patience) over(now time.Time) bool {
+	if p.until.IsZero() || now.Before(p.until) {
+		return false
 	}
-	return p.timer.C
-}
-
-func (p *patience) stop() {
-	if p.timer != nil {
-		p.timer.Stop()
-		p.timer = nil
-	}
+	p.until = time.Time{}
+	return true
 }

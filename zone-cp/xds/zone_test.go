@@ -114,18 +114,15 @@ func (z *zone) set(t *envoy.Table) {
 	defer z.mu.Unlock()
 	z.table = t
 	for s := range z.subs {
-		select {
-		case s.changed <- struct{}{}:
-		default:
-		}
+		s.changed()
 	}
 }
 
 // Open implements xds.Sessions.
-func (z *zone) Open(_ context.Context, node *corev3.Node) (xds.Subscription, error) {
+func (z *zone) Open(_ context.Context, node *corev3.Node, changed func()) (xds.Subscription, error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	s := &subscription{zone: z, node: node.GetId(), changed: make(chan struct{}, 1)}
+	s := &subscription{zone: z, node: node.GetId(), changed: changed}
 	z.subs[s] = true
 	close(z.moved)
 	z.moved = make(chan struct{})
@@ -135,7 +132,7 @@ func (z *zone) Open(_ context.Context, node *corev3.Node) (xds.Subscription, err
 type subscription struct {
 	zone     *zone
 	node     string
-	changed  chan struct{}
+	changed  func()
 	acked    uint64
 	rejected []xds.Rejection
 }
@@ -145,8 +142,6 @@ func (s *subscription) Table() *envoy.Table {
 	defer s.zone.mu.Unlock()
 	return s.zone.table
 }
-
-func (s *subscription) Changed() <-chan struct{} { return s.changed }
 
 func (s *subscription) note(f func()) {
 	s.zone.mu.Lock()

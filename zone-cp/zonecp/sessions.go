@@ -29,12 +29,12 @@ type sessions struct {
 }
 
 // Open implements xds.Sessions. Whose stream it is says the agent's certificate, never the node.
-func (s sessions) Open(ctx context.Context, node *corev3.Node) (xds.Subscription, error) {
+func (s sessions) Open(ctx context.Context, node *corev3.Node, changed func()) (xds.Subscription, error) {
 	dp, err := agents.PeerDataplane(ctx)
 	if err != nil {
 		return nil, err
 	}
-	sess, err := s.engine.Open(ctx, dp, xds.EnvoyVersion(node))
+	sess, err := s.engine.Open(ctx, dp, xds.EnvoyVersion(node), changed)
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, fmt.Sprintf("follow the configuration of %s: %v", dp, err))
 	}

@@ -206,12 +206,14 @@ func (z *Zone) assemble(ctx context.Context) error {
 		Tokens:       token.NewValidator(token.SecretsFunc(func() token.Secrets { return z.catalog.Snapshot() }), nil),
 		Observations: z.store, Zone: z.cfg.Zone, Instance: z.instance, Addresses: advertised,
 		Announced: func(ctx context.Context, dp resource.Key) error { return z.engine.Told(ctx, dp) },
-		Names: func(ctx context.Context, dp resource.Key) (agents.NamesFeed, error) {
-			return z.engine.OpenNames(ctx, dp)
+		Names: func(ctx context.Context, dp resource.Key, changed func()) (agents.NamesFeed, error) {
+			return z.engine.OpenNames(ctx, dp, changed)
+		},
+		Follow: func(ctx context.Context, dp resource.Key, changed func()) (agents.Follower, error) {
+			return z.engine.Follow(ctx, dp, changed)
 		},
 		Log: z.log, Registerer: z.registry,
-		Follow: func(ctx context.Context, dp resource.Key) (agents.Follower, error) { return z.engine.Follow(ctx, dp) },
-		Load:   z.counted.table.Add, LoadEnded: z.counted.table.Gone,
+		Load: z.counted.table.Add, LoadEnded: z.counted.table.Gone,
 		Peers: z.peers(), Writer: z.writer,
 		Grace: z.cfg.Agents.Grace, DeregisterAfter: z.cfg.Agents.DeregisterAfter, ForgetAfter: z.cfg.Agents.ForgetAfter,
 	})
