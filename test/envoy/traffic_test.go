@@ -54,6 +54,7 @@ func TestTraffic(t *testing.T) {
 		{name: "balancing", run: testBalancing},
 		{name: "switch", run: testSwitch, skip: []string{"MeshRetry"}},
 		{name: "delegated", run: testDelegated, skip: []string{"MeshRetry"}},
+		{name: "delegated-observed", run: testDelegatedObserved},
 		{name: "dying", run: testDying},
 		{name: "probes", run: testProbes, skip: []string{"MeshRetry"}},
 		{name: "metrics", run: testMetrics},
