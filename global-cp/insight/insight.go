@@ -73,6 +73,8 @@ type zone struct {
 
 // status is how a zone stands, as it is shared between instances.
 type status struct {
+	// ZoneID is the UID of the Zone: another one of the same name begins with nothing.
+	ZoneID        string                      `json:"zoneId,omitempty"`
 	Instance      string                      `json:"instance"`
 	Online        bool                        `json:"online"`
 	Subscriptions []mesh.KDSSubscription      `json:"subscriptions,omitempty"`
@@ -166,6 +168,11 @@ func (b *Board) forget(ctx context.Context, name string) {
 	b.mu.Lock()
 	delete(b.zones, name)
 	b.mu.Unlock()
+	b.erase(ctx, name)
+}
+
+// erase removes what is shared of a zone that is gone.
+func (b *Board) erase(ctx context.Context, name string) {
 	gone := []store.Observation{{Key: sharePrefix + name}}
 	for part := range factParts {
 		gone = append(gone, store.Observation{Key: factsPrefix + name + "/" + strconv.Itoa(part)})
@@ -259,6 +266,8 @@ func (b *Board) learn(ctx context.Context) error {
 		return fmt.Errorf("read observations: %w", err)
 	}
 	news := map[string][]string{} // the parts of facts that are new, by zone
+	var left []string             // by zones that are gone, and written after they went
+	snap := b.cfg.Catalog.Snapshot()
 	b.mu.Lock()
 	for _, o := range list {
 		name := strings.TrimPrefix(o.Key, sharePrefix)
@@ -268,6 +277,13 @@ func (b *Board) learn(ctx context.Context) error {
 		}
 		var st status
 		if json.Unmarshal(o.Data, &st) != nil {
+			continue
+		}
+		if r, ok := snap.Get(resource.Key{Type: mesh.TypeZone, Name: name}); !ok || st.ZoneID != "" && st.ZoneID != r.UID {
+			// The snapshot may be behind what another instance shares, but not for so long.
+			if b.cfg.Now().Sub(o.At) > staleAfter {
+				left = append(left, name)
+			}
 			continue
 		}
 		// An instance that ended without a word leaves its zones online for ever: what is not renewed is not.
@@ -289,6 +305,9 @@ func (b *Board) learn(ctx context.Context) error {
 		b.ring()
 	}
 	b.mu.Unlock()
+	for _, name := range left {
+		b.erase(ctx, name)
+	}
 	for name, parts := range news {
 		if err := b.learnFacts(ctx, name, parts); err != nil {
 			return err
@@ -358,11 +377,12 @@ func (b *Board) Connected(name string, h *zonesync.Hello) *Conn {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	z := b.zones[name]
-	if z == nil {
+	if z == nil || z.Status.ZoneID != "" && z.Status.ZoneID != h.GetZoneId() {
 		z = newZone()
 		b.zones[name] = z
 	}
 	now := b.cfg.Now()
+	z.Status.ZoneID = h.GetZoneId()
 	z.Status.end(now)
 	z.Status.Instance, z.Status.Online, z.Status.LastBeat = b.cfg.Instance, true, now
 	z.Status.Skew = skew(now, h.GetClockMs())

@@ -202,6 +202,7 @@ func (s *Service) followCatalog(ctx context.Context) error {
 		if u.All {
 			s.poke("")
 			s.mergeAll(u.Snapshot)
+			s.forgetGone(u.Snapshot)
 			continue
 		}
 		meshes, external := map[string]bool{}, map[string]bool{}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/store/catalog"
 )
 
 // Facts is what is known about one dataplane from its agent. A value that was handed out never changes.
@@ -213,6 +214,16 @@ func (r *Registry) forget(k resource.Key) {
 	next := &Snapshot{r.current.tree.Copy()}
 	next.tree.Delete(entry{key: k})
 	r.publish(next, k)
+}
+
+// forgetGone forgets every dataplane that is not registered any more and has no session, which would end by itself.
+func (s *Service) forgetGone(snapshot *catalog.Snapshot) {
+	s.registry.Snapshot().Each("", func(k resource.Key, _ Facts) bool {
+		if _, ok := snapshot.Get(k); !ok && s.registry.session(k) == nil {
+			s.registry.forget(k)
+		}
+		return true
+	})
 }
 
 func (r *Registry) publish(next *Snapshot, changed resource.Key) {
