@@ -14,6 +14,7 @@ type Sourced struct {
 	Policy resource.KRI // zero for the base configuration
 	Index  int          // of the entry in to or rules
 	Rule   bool         // it stands in rules
+	Home   Home         // where backends without a namespace or zone are
 	Conf   map[string]any
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/api/role"
 )
 
 // A Head is what decides whether and in which order a policy applies; it does not change when only configuration is edited.
@@ -31,24 +32,8 @@ func HeadOf(k resource.Kind, r resource.Resource, p Parts) Head {
 	return Head{
 		Key: r.Key(), KRI: resource.KRIOf(k, r.Meta),
 		Target: TargetKey{p.Target.KindOrMesh(), resource.Selector(p.Target.Labels).String(), p.Target.SectionName},
-		Origin: r.Label(resource.LabelOrigin), Role: RoleOf(r.Meta), Zone: r.Zone(), Namespace: r.Namespace(),
+		Origin: r.Label(resource.LabelOrigin), Role: role.Stored(r.Meta), Zone: r.Zone(), Namespace: r.Namespace(),
 	}
-}
-
-// The roles of a policy, which bound whom it may affect.
-const (
-	RoleSystem        = "system"
-	RoleProducer      = "producer"
-	RoleConsumer      = "consumer"
-	RoleWorkloadOwner = "workload-owner"
-)
-
-// RoleOf is the role a control plane computed, system when there is none.
-func RoleOf(m resource.Meta) string {
-	if r := m.Label(resource.LabelPolicyRole); r != "" {
-		return r
-	}
-	return RoleSystem
 }
 
 // A Subject is a proxy as policies see it.
@@ -61,10 +46,10 @@ type Subject struct {
 // Reaches says whether the policy may affect the proxy at all: by zone of origin, by role and namespace, and by target labels.
 // Sections are a separate question.
 func (h Head) Reaches(s Subject, labels map[string]string) bool {
-	if h.Origin == resource.OriginZone && h.Zone != "" && h.Zone != s.Zone && h.Role != RoleProducer {
+	if h.Origin == resource.OriginZone && h.Zone != "" && h.Zone != s.Zone && h.Role != role.Producer {
 		return false
 	}
-	if (h.Role == RoleConsumer || h.Role == RoleWorkloadOwner) && h.Namespace != s.Namespace {
+	if (h.Role == role.Consumer || h.Role == role.WorkloadOwner) && h.Namespace != s.Namespace {
 		return false
 	}
 	return h.Target.Kind == TargetMesh || h.Target.Kind == TargetDataplane && resource.Selector(labels).Matches(s.Labels)
@@ -113,7 +98,7 @@ func originRank(o string) int {
 }
 
 func roleRank(r string) int {
-	return slices.Index([]string{RoleSystem, RoleProducer, RoleConsumer, RoleWorkloadOwner}, r)
+	return slices.Index([]string{role.System, role.Producer, role.Consumer, role.WorkloadOwner}, r)
 }
 
 // A Target is a destination, or one of its routes, as items of to see it.
@@ -140,7 +125,11 @@ type Entry struct {
 
 // Sourced returns the entry's configuration with its origin.
 func (e Entry) Sourced() Sourced {
-	return Sourced{Policy: e.Head.KRI, Index: e.Index, Rule: e.Inbound, Conf: e.Item.Conf}
+	s := Sourced{Policy: e.Head.KRI, Index: e.Index, Rule: e.Inbound, Home: Home{Namespace: e.Head.Namespace}, Conf: e.Item.Conf}
+	if e.Head.Role == role.Producer {
+		s.Home.Zone = e.Head.Zone
+	}
+	return s
 }
 
 // ForDestination returns the entries of to that concern a destination, weakest first.
@@ -186,7 +175,7 @@ func (e Entry) sees(selector, labels map[string]string) bool {
 	if !resource.Selector(selector).Matches(labels) {
 		return false
 	}
-	if e.Head.Role != RoleProducer {
+	if e.Head.Role != role.Producer {
 		return true
 	}
 	implicit := func(key, own string) bool {

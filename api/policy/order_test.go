@@ -11,11 +11,12 @@ import (
 
 	"github.com/causeway-mesh/causeway/api/policy"
 	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/api/role"
 )
 
 // head makes a head from words such as "dataplane section zone consumer".
 func head(name, words string) policy.Head {
-	h := policy.Head{KRI: named(name), Target: policy.TargetKey{Kind: policy.TargetMesh}, Role: policy.RoleSystem}
+	h := policy.Head{KRI: named(name), Target: policy.TargetKey{Kind: policy.TargetMesh}, Role: role.System}
 	for _, w := range strings.Fields(words) {
 		switch w {
 		case "dataplane":
@@ -77,7 +78,7 @@ func TestReaches(t *testing.T) {
 		{"its labels", head("a", "dataplane"), map[string]string{"app": "web"}, true},
 		{"other labels", head("a", "dataplane"), map[string]string{"app": "api"}, false},
 		{"more labels", head("a", "dataplane"), map[string]string{"app": "web", "v": "1"}, false},
-		{"unknown kind", policy.Head{Target: policy.TargetKey{Kind: "MeshGateway"}, Role: policy.RoleSystem}, nil, false},
+		{"unknown kind", policy.Head{Target: policy.TargetKey{Kind: "MeshGateway"}, Role: role.System}, nil, false},
 		{"of its zone", func() policy.Head { h := head("a", "zone"); h.Zone = "east"; return h }(), nil, true},
 		{"of another zone", func() policy.Head { h := head("a", "zone"); h.Zone = "west"; return h }(), nil, false},
 		{"of another zone, producer", func() policy.Head { h := head("a", "zone producer"); h.Zone = "west"; return h }(), nil, true},

@@ -139,13 +139,23 @@ func (b BackendRef) WeightOrDefault() uint32 {
 	return *b.Weight
 }
 
-// InNamespace makes the namespace of a backend explicit: a MeshService without one is looked for in that of the policy.
-// The other kinds of destinations belong to no namespace of applications.
-func (b BackendRef) InNamespace(namespace string) BackendRef {
-	if _, named := b.Labels[resource.LabelNamespace]; named || namespace == "" || b.Kind != TargetService {
+// A Home is where a policy looks for backends for which it does not say that: in its namespace and, when it speaks for the owner of services to
+// clients of all zones, in its zone. Empty means everywhere.
+type Home struct{ Namespace, Zone string }
+
+// In makes the namespace and zone of a backend explicit: a MeshService without them is looked for at the policy's home.
+// The other kinds of destinations belong to no namespace of applications, and to no zone.
+func (b BackendRef) In(h Home) BackendRef {
+	if b.Kind != TargetService || h == (Home{}) {
 		return b
 	}
-	labels := map[string]string{resource.LabelNamespace: namespace}
+	labels := map[string]string{}
+	if h.Namespace != "" {
+		labels[resource.LabelNamespace] = h.Namespace
+	}
+	if h.Zone != "" {
+		labels[resource.LabelZone] = h.Zone
+	}
 	maps.Copy(labels, b.Labels)
 	b.Labels = labels
 	return b

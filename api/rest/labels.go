@@ -6,12 +6,10 @@ import (
 	"maps"
 
 	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/api/role"
 )
 
-const (
-	roleSystem   = "system"
-	labelEnabled = "enabled"
-)
+const labelEnabled = "enabled"
 
 var labelsPath = resource.Path("labels")
 
@@ -33,13 +31,45 @@ func (s *Server) checkLabels(k resource.Kind, r resource.Resource, old *resource
 		must(resource.LabelZone, s.cfg.Zone)
 	}
 	if k.Policy != nil && s.cfg.Environment == Universal {
-		must(resource.LabelPolicyRole, roleSystem)
+		ps.Append(s.checkRole(r))
 	}
 	if old != nil && old.Zone() != "" && r.Labels[resource.LabelZone] != "" && old.Zone() != r.Labels[resource.LabelZone] {
 		ps.Add(labelsPath.Key(resource.LabelZone), "cannot be changed from %s", resource.Quote(old.Zone()))
 	}
 	ps.Append(s.checkWorkload(k, r))
 	return ps
+}
+
+// checkRole reports a role that a policy cannot have. In a namespace it follows from what is targeted. Elsewhere it is system; in a zone a
+// policy can say that it speaks for the owner of its services, when it speaks of nothing else.
+func (s *Server) checkRole(r resource.Resource) resource.Problems {
+	stated := r.Labels[resource.LabelPolicyRole]
+	if s.cfg.Mode != Global && r.Namespace() == "" && stated == role.Producer {
+		return role.CheckProducer(s.home(r))
+	}
+	want, ps := s.role(r)
+	if len(ps) == 0 && stated != "" && stated != want {
+		ps.Add(labelsPath.Key(resource.LabelPolicyRole), "must be %s, not %s; leave it out and it is set", resource.Quote(want), resource.Quote(stated))
+	}
+	return ps
+}
+
+// role is that of a policy that does not say it.
+func (s *Server) role(r resource.Resource) (string, resource.Problems) {
+	if s.cfg.Mode == Global || r.Namespace() == "" || s.cfg.Environment != Universal {
+		return role.System, nil
+	}
+	return role.InNamespace(s.home(r))
+}
+
+// home is a resource with the zone that it gets.
+func (s *Server) home(r resource.Resource) resource.Resource {
+	r.Labels = maps.Clone(r.Labels)
+	if r.Labels == nil {
+		r.Labels = map[string]string{}
+	}
+	r.Labels[resource.LabelZone] = s.cfg.Zone
+	return r
 }
 
 func (s *Server) checkWorkload(k resource.Kind, r resource.Resource) resource.Problems {
@@ -84,7 +114,8 @@ func (s *Server) computeLabels(k resource.Kind, r resource.Resource) map[string]
 		missing(resource.LabelEnv, s.cfg.Environment)
 	}
 	if k.Policy != nil {
-		missing(resource.LabelPolicyRole, roleSystem)
+		computed, _ := s.role(r) // checkLabels reports what is wrong
+		missing(resource.LabelPolicyRole, computed)
 	}
 	if k.Name == "Dataplane" {
 		listenerLabels(r.Raw, out)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/api/role"
 	"github.com/causeway-mesh/causeway/api/token"
 	"github.com/causeway-mesh/causeway/api/zonesync"
 )
@@ -36,10 +37,7 @@ const StatementOfService = "owner/" + mesh.TypeMeshService
 // statementType is the type of the derived records that hold what the owners of MeshServices say of them.
 const statementType = "owner/" + mesh.TypeMeshService
 
-const (
-	disabled     = "disabled"
-	roleProducer = "producer"
-)
+const disabled = "disabled"
 
 // The names of secrets that concern one control plane alone, by their beginnings: keys of users, of zones and of the links between them.
 var ownGlobalSecrets = []string{
@@ -133,7 +131,7 @@ func fromGlobal(k resource.Kind, r resource.Resource, named bool) (flow, bool) {
 
 // crosses says that what a zone owns goes to the other zones.
 func crosses(k resource.Kind, m resource.Meta) bool {
-	return k.Flow&resource.AcrossZones != 0 && (k.Policy == nil || m.Label(resource.LabelPolicyRole) == roleProducer)
+	return k.Flow&resource.AcrossZones != 0 && (k.Policy == nil || m.Label(resource.LabelPolicyRole) == role.Producer)
 }
 
 // identity is what a resource is called on its way, by its labels alone; ok is false when it never travels, whatever else it holds.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/api/role"
 	"github.com/causeway-mesh/causeway/api/zonesync"
 	"github.com/causeway-mesh/causeway/store"
 )
@@ -51,10 +52,11 @@ type Bounds struct {
 }
 
 // DefaultAllowed is what zones may claim when nothing else is said. HostnameGenerators of a zone act in that zone alone, and which zones'
-// services a MeshMultiZoneService joins is for its selector to say; a policy for the clients of others must be that of a namespace.
+// services a MeshMultiZoneService joins is for its selector to say; a policy for the clients in other zones must speak of the zone's own
+// services alone, whatever its control plane checked.
 func DefaultAllowed(_, _ string, r resource.Resource) error {
-	if r.Label(resource.LabelPolicyRole) == roleProducer && r.Namespace() == "" {
-		return fmt.Errorf("a policy in role %s must belong to a namespace", roleProducer)
+	if r.Label(resource.LabelPolicyRole) == role.Producer {
+		return role.CheckProducer(r).Err()
 	}
 	return nil
 }

@@ -64,7 +64,7 @@ func candidates(s policy.Sourced) []candidate {
 	var out []candidate
 	for i, r := range to.Rules {
 		id := s.Policy.WithSection(fmt.Sprintf("rule_%d", i)).String()
-		conf := r.Default.in(s.Policy.Namespace)
+		conf := r.Default.in(s.Home)
 		for _, m := range r.Matches {
 			m = m.normal()
 			out = append(out, candidate{Entry{id, m, conf}, s, m.key()})
@@ -80,21 +80,20 @@ func convert(from, into any) {
 	}
 }
 
-// in makes the namespace of backends explicit: services without one are looked for in that of the route.
-// The other kinds of destinations belong to no namespace of applications.
-func (c RuleConf) in(namespace string) RuleConf {
-	if namespace == "" {
+// in makes explicit where backends are: services for which it is not said are looked for at the home of the route.
+func (c RuleConf) in(home policy.Home) RuleConf {
+	if home == (policy.Home{}) {
 		return c
 	}
 	c.BackendRefs = slices.Clone(c.BackendRefs)
 	for i, b := range c.BackendRefs {
-		c.BackendRefs[i] = b.InNamespace(namespace)
+		c.BackendRefs[i] = b.In(home)
 	}
 	c.Filters = slices.Clone(c.Filters)
 	for i, f := range c.Filters {
 		if f.RequestMirror != nil {
 			m := *f.RequestMirror
-			m.BackendRef = m.BackendRef.InNamespace(namespace)
+			m.BackendRef = m.BackendRef.In(home)
 			c.Filters[i].RequestMirror = &m
 		}
 	}

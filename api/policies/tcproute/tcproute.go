@@ -115,7 +115,7 @@ func merge(in []policy.Sourced) policy.Merged {
 		}
 		r := to.Rules[0].Default
 		for i, b := range r.BackendRefs {
-			r.BackendRefs[i] = b.InNamespace(s.Policy.Namespace)
+			r.BackendRefs[i] = b.In(s.Home)
 		}
 		m := policy.Merged{Origins: []policy.Origin{{Field: "backendRefs", Policy: s.Policy, Index: s.Index}}}
 		if b, err := json.Marshal(r); err == nil && json.Unmarshal(b, &m.Conf) == nil {
