@@ -141,6 +141,9 @@ func (c *Compiler) httpFilterOf(l proxy.Listener, routes string, cs []conf, more
 	return networkFilter("envoy.filters.network.http_connection_manager", m)
 }
 
+// tcpProxyFilter is the name of the filter that forwards bytes.
+const tcpProxyFilter = "envoy.filters.network.tcp_proxy"
+
 func (c *Compiler) tcpFilterOf(l proxy.Listener, cluster string, cs []conf) (*listenerv3.Filter, error) {
 	m := &tcpproxyv3.TcpProxy{
 		StatPrefix:       l.Name,
@@ -154,7 +157,7 @@ func (c *Compiler) tcpFilterOf(l proxy.Listener, cluster string, cs []conf) (*li
 	if err != nil {
 		return nil, err
 	}
-	return networkFilter("envoy.filters.network.tcp_proxy", m)
+	return networkFilter(tcpProxyFilter, m)
 }
 
 var (

@@ -174,7 +174,7 @@ func (c *Compiler) ingressListener(meshName string, l mesh.Listener, logs loggin
 
 // tunnel passes a connection on as it is. An endpoint that cannot be reached is made up for by another.
 func tunnel(statPrefix, cluster string) (*listenerv3.Filter, error) {
-	return networkFilter("envoy.filters.network.tcp_proxy", &tcpproxyv3.TcpProxy{
+	return networkFilter(tcpProxyFilter, &tcpproxyv3.TcpProxy{
 		StatPrefix: statPrefix, ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: cluster}, MaxConnectAttempts: wrapperspb.UInt32(3),
 	})
 }

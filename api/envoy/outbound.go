@@ -419,7 +419,7 @@ func (c *Compiler) buildOutbound(_ *memo.Reader, k outboundKey) *halfListener {
 		refs := []Ref{{Cluster, route}}
 		switch {
 		case k.Split:
-			refs = []Ref{{Extension, route}}
+			refs = []Ref{{Extension, splitName(route)}}
 			filter = splitFilter(route)
 			before, err = splitPrologue(k.To.Protocol)
 		case k.To.Protocol.IsHTTP():

@@ -220,6 +220,8 @@ func refsOf(m proto.Message) []Ref {
 		return clusterRefs(m)
 	case *routev3.RouteConfiguration:
 		return routeRefs(m)
+	case *corev3.TypedExtensionConfig:
+		return splitRefs(m)
 	}
 	return listenerRefs(m)
 }
@@ -257,7 +259,7 @@ func (c *Compiler) patch(r *memo.Reader, meshName string, p Patching, tags map[s
 			res = f
 		}
 		if kind == proxy.ListenerResource {
-			res.Tags = x.tagsOf(res)
+			res.Tags = x.tagsOf(res.Name, res.Origin)
 		}
 		x.piece(piece, res)
 	}
@@ -266,9 +268,10 @@ func (c *Compiler) patch(r *memo.Reader, meshName string, p Patching, tags map[s
 	}
 }
 
-func (x *patcher) tagsOf(r proxy.Resource) map[string]string {
-	if r.Origin == "outbound" {
-		return map[string]string{labelUnifiedName: r.Name}
+// tagsOf are the tags of a listener.
+func (x *patcher) tagsOf(listener, origin string) map[string]string {
+	if origin == "outbound" {
+		return map[string]string{labelUnifiedName: listener}
 	}
 	return x.tags
 }
@@ -292,7 +295,7 @@ func (x *patcher) filters(pieces []piece) map[string]proxy.Resource {
 				continue
 			}
 			f := proxy.Resource{Listener: ref.Name, Origin: originOf(ref.Name)}
-			f.Tags = x.tagsOf(f)
+			f.Tags = x.tagsOf(f.Listener, f.Origin)
 			if all := x.c.parts.Get(x.r, p.base()); slices.Contains(all.http, to.Name) {
 				f.HTTPFilters = []string{to.Name}
 			} else {

@@ -54,7 +54,7 @@ func (c *Compiler) buildRouting(r *memo.Reader, k routingKey) routing {
 func (c *Compiler) buildSplit(r *memo.Reader, k splitKey) built {
 	name := k.To.KRI.String()
 	l := proxy.Listener{Direction: proxy.Outbound, Name: name, Protocol: k.To.Protocol, Destination: k.To}
-	return c.buildFragment(Extension, name, joinConfs(k.Split, k.TCP), splitRefs, func(cs []conf) (proto.Message, error) {
+	return c.buildFragment(Extension, splitName(name), joinConfs(k.Split, k.TCP), splitRefs, func(cs []conf) (proto.Message, error) {
 		m := &tcpproxyv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: name}}
 		err := c.apply(cs, func(_ string, b policy.Bound) {
 			if b.TCP != nil {
@@ -74,7 +74,7 @@ func (c *Compiler) buildSplit(r *memo.Reader, k splitKey) built {
 		if err != nil {
 			return nil, err
 		}
-		return &corev3.TypedExtensionConfig{Name: name, TypedConfig: a}, nil
+		return &corev3.TypedExtensionConfig{Name: splitName(name), TypedConfig: a}, nil
 	})
 }
 
@@ -100,9 +100,13 @@ func splitRefs(m proto.Message) []Ref {
 
 var tcpProxyType = mustPack(&tcpproxyv3.TcpProxy{StatPrefix: "-", ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: "-"}}).TypeUrl
 
-// splitFilter names the filter that divides the connections to a destination.
-func splitFilter(name string) *listenerv3.Filter {
-	return &listenerv3.Filter{Name: name, ConfigType: &listenerv3.Filter_ConfigDiscovery{ConfigDiscovery: filterRef{TypeURL: tcpProxyType}.discovery()}}
+// splitName names the filter that divides the connections to a destination, as other filters that travel apart: patches know it by the
+// end of its name.
+func splitName(destination string) string { return destination + "_" + tcpProxyFilter }
+
+// splitFilter refers to that filter.
+func splitFilter(destination string) *listenerv3.Filter {
+	return &listenerv3.Filter{Name: splitName(destination), ConfigType: &listenerv3.Filter_ConfigDiscovery{ConfigDiscovery: filterRef{TypeURL: tcpProxyType}.discovery()}}
 }
 
 // splitPrologue lets bytes reach ports of HTTP: what such a cluster offers first is HTTP/2, which a server would then expect.

@@ -94,6 +94,33 @@ func testSplits(t *testing.T, m *testmesh.Mesh) {
 			t.Errorf("%d listeners were edited", n)
 		}
 	})
+	t.Run("a patch of what divides", func(t *testing.T) {
+		m.Apply(t, tcpRoute("db", "db 1"))
+		untilDialled(t, m, web, "db", "db-1")
+		edits := func() int { return web.Stat(t, `listener_manager\.(listener_modified|listener_in_place_updated)`) }
+		before := edits()
+		m.Apply(t, fmt.Sprintf(`
+type: MeshProxyPatch
+name: detour
+spec:
+  targetRef: {kind: Dataplane, labels: {kuma.io/workload: web}}
+  default:
+    appendModifications:
+    - networkFilter:
+        operation: Patch
+        match: {name: envoy.filters.network.tcp_proxy, listenerTags: {kuma.io/unified-name: kri_msvc_%[1]s_%[2]s__db_main}}
+        value: |
+          typedConfig:
+            "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+            cluster: kri_msvc_%[1]s_%[2]s__spare_main
+`, m.Name, m.Zone.Name))
+		untilDialled(t, m, web, "db", "spare-1")
+		if n := edits() - before; n != 0 {
+			t.Errorf("%d listeners were edited", n)
+		}
+		m.Delete(t, "MeshProxyPatch", "detour")
+		untilDialled(t, m, web, "db", "db-1")
+	})
 	t.Run("who does not exist", func(t *testing.T) {
 		m.Apply(t, tcpRoute("db", "spare 1", "missing 1"))
 		untilDialled(t, m, web, "db", "spare-1", "closed")
