@@ -22,18 +22,17 @@ type called struct {
 
 type feed struct {
 	of      *called
-	changed chan struct{}
+	changed func()
 }
 
-func (c *called) open(context.Context, resourceKey) (agents.NamesFeed, error) {
+func (c *called) open(_ context.Context, _ resourceKey, changed func()) (agents.NamesFeed, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	f := &feed{c, make(chan struct{}, 1)}
+	f := &feed{c, changed}
 	if c.feeds == nil {
 		c.feeds = map[*feed]bool{}
 	}
 	c.feeds[f] = true
-	f.changed <- struct{}{}
 	return f, nil
 }
 
@@ -47,14 +46,9 @@ func (c *called) call(names ...string) {
 	defer c.mu.Unlock()
 	c.set = agentapi.NewNameSet(records, []string{"mesh.local"})
 	for f := range c.feeds {
-		select {
-		case f.changed <- struct{}{}:
-		default:
-		}
+		f.changed()
 	}
 }
-
-func (f *feed) Changed() <-chan struct{} { return f.changed }
 
 func (f *feed) Names() *agentapi.NameSet {
 	f.of.mu.Lock()
