@@ -170,10 +170,10 @@ func (s *Server) checkOwner(old resource.Resource) resource.Problems {
 	switch {
 	case s.cfg.Mode == Global && origin == resource.OriginZone:
 		where = "zone " + resource.Quote(old.Zone())
+	case s.cfg.Mode == Zone && old.Zone() != "" && old.Zone() != s.cfg.Zone: // also when it came through global
+		where = "zone " + resource.Quote(old.Zone())
 	case s.cfg.Mode == Zone && origin == resource.OriginGlobal:
 		where = "global"
-	case s.cfg.Mode == Zone && old.Zone() != "" && old.Zone() != s.cfg.Zone:
-		where = "zone " + resource.Quote(old.Zone())
 	default:
 		return nil
 	}

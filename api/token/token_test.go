@@ -325,7 +325,6 @@ func TestForgeriesAreRefused(t *testing.T) {
 	}
 }
 
-// Acceptance: U auth offline
 func TestPublicKeyAloneValidates(t *testing.T) {
 	p := newPlane(t)
 	public, err := token.PublicKey(signingKey(t, 1))

@@ -3,12 +3,16 @@ package faults_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +21,7 @@ import (
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
 	"github.com/causeway-mesh/causeway/store/backend"
+	"github.com/causeway-mesh/causeway/store/catalog"
 	"github.com/causeway-mesh/causeway/test/pg"
 	"github.com/causeway-mesh/causeway/test/ports"
 	"github.com/causeway-mesh/causeway/test/testmesh"
@@ -200,6 +205,9 @@ spec:
 
 // An instance is killed that serves half of the proxies and writes for the zone. Its agents come to the other one, no request fails,
 // no proxy notices more than a reconnect, and what the writer did goes on.
+//
+// Acceptance: U intercp: two processes on one PostgreSQL; each shows the proxies of the other, and where they are
+// Acceptance: U resilience: of two processes on PostgreSQL one leads, and the other when that is killed
 func TestAnInstanceIsKilled(t *testing.T) {
 	c := startCouple(t, 2*time.Second) // short, so that the test ends soon
 	c.Apply(t, identities)
@@ -374,4 +382,141 @@ func TestTheLinkToGlobalGoesWithTheWriter(t *testing.T) {
 	})
 	timeout("quick", "10s")
 	slow(http.StatusOK)
+}
+
+// A line is the way to a database, which can be cut.
+type line struct {
+	listener net.Listener
+	target   string // a Unix socket
+	running  sync.WaitGroup
+
+	mu   sync.Mutex
+	open map[net.Conn]bool
+	down bool
+}
+
+func newLine(t *testing.T, target string) *line {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &line{listener: l, target: target, open: map[net.Conn]bool{}}
+	w.running.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			w.running.Go(func() { w.carry(c) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		w.cut(true)
+		w.running.Wait()
+	})
+	return w
+}
+
+// carry copies both ways until either side ends, or the line is cut.
+func (w *line) carry(c net.Conn) {
+	defer c.Close()
+	d, err := net.Dial("unix", w.target)
+	if err != nil {
+		return
+	}
+	defer d.Close()
+	w.mu.Lock()
+	if w.down {
+		w.mu.Unlock()
+		return
+	}
+	w.open[c], w.open[d] = true, true
+	w.mu.Unlock()
+	var back sync.WaitGroup
+	back.Go(func() {
+		_, _ = io.Copy(c, d) // ends with either
+		_ = c.Close()
+	})
+	_, _ = io.Copy(d, c)
+	_ = d.Close()
+	back.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.open, c)
+	delete(w.open, d)
+}
+
+func (w *line) cut(down bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.down = down
+	for c := range w.open {
+		_ = c.Close()
+	}
+}
+
+// The instance that leads loses its database, and nobody else does. The other one leads within its time; the former writes nothing any more and says
+// why, its proxies go on, and when the database is back it follows.
+//
+// Acceptance: U resilience: the instance that leads stops when it loses the database
+func TestTheWriterLosesItsDatabase(t *testing.T) {
+	dsn, dir := pg.Database(t), t.TempDir()
+	at, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := at.Query()
+	way := newLine(t, filepath.Join(q.Get("host"), ".s.PGSQL."+q.Get("port")))
+	q.Set("host", "127.0.0.1")
+	q.Set("port", strconv.Itoa(way.listener.Addr().(*net.TCPAddr).Port))
+	at.RawQuery = q.Encode()
+	const takeover = 2 * time.Second
+	var cfg zonecp.Config
+	m := testmesh.Start(t, testmesh.Options{Store: backend.Postgres, DSN: at.String(), Configure: func(c *zonecp.Config) {
+		c.WorkDir, c.Takeover = dir, takeover
+		cfg = *c
+	}})
+	c := &couple{Mesh: m, dsn: dsn}
+	first := m.ControlPlane().Instance()
+	c.untilWriter(t, first)
+	cfg.Store.Postgres.DSN, cfg.API.Address, cfg.Agents.Address, cfg.Diagnostics.Address = dsn, "127.0.0.1:0", "127.0.0.1:0", ports.FreeAddress(t, "127.0.0.1")
+	second := start(t, cfg)
+	c.Apply(t, identities)
+	here := m.ControlPlane().AgentsAddress()
+	all := m.Workloads(t, testmesh.Workload{Name: "web-1", Zone: []string{here}}, testmesh.Workload{Name: "client-1", Zone: []string{here}})
+	all[1].Reach(t, "web")
+	load := m.Load(t, all[1], testmesh.Request{Service: "web"}, 50)
+	if w := c.writer(t); w != first {
+		t.Fatalf("instance %s leads, want the first", w)
+	}
+
+	way.cut(true)
+	t.Logf("it was replaced within %s", c.untilWriter(t, second.Instance()))
+	if err := m.TryApply(t, "type: MeshTimeout\nname: lost\nspec: {to: [{targetRef: {kind: Mesh}, default: {connectionTimeout: 3s}}]}\n"); err == nil || !strings.Contains(err.Error(), "store") {
+		t.Errorf("a write without a database: %v, want a refusal that says why", err)
+	}
+	m.Workload(t, testmesh.Workload{Name: "api-1", Zone: []string{second.AgentsAddress()}})
+	api := resource.Key{Type: mesh.TypeMeshService, Mesh: "default", Name: "api"}
+	m.Until(t, "the second makes the service of a new workload, and gives it an address", func() (any, bool) {
+		d := catalog.StatusOf(api)
+		status, ok := second.Catalog().Snapshot().Derived(d.Type, d.Mesh, d.Name)
+		return string(status), ok && strings.Contains(string(status), `"vips"`)
+	})
+	if _, known := m.ControlPlane().Catalog().Snapshot().Get(api); known {
+		t.Error("the first knows what was written while it had no database")
+	}
+	load.More(t, 50)
+
+	way.cut(false)
+	m.Until(t, "the first shows what the second wrote", func() (any, bool) {
+		var s struct{}
+		return nil, m.Read(t, mesh.TypeMeshService, "api", &s)
+	})
+	all[1].Reach(t, "api")
+	if w := c.writer(t); w != second.Instance() {
+		t.Errorf("instance %s leads, want the second, which nobody has replaced", w)
+	}
+	load.Stop().NoFailure(t)
 }

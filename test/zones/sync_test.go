@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/causeway-mesh/causeway/api"
 	"github.com/causeway-mesh/causeway/api/client"
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
@@ -94,6 +95,43 @@ spec: {address: 192.0.2.7, port: 10001}
 	west.Delete(t, "MeshService", "web")
 	untilStored(t, east, "MeshService", "web", "west", false)
 	untilStored(t, east, "MeshZoneAddress", "ingress", "west", true)
+}
+
+// What a control plane has as a copy it neither deletes nor replaces: the owner is named, and everything stays as it is.
+//
+// Acceptance: M validation: what another control plane owns is neither deleted nor replaced, at global and in zones
+func TestCopiesBelongToTheirOwners(t *testing.T) {
+	f := testmesh.Federate(t, testmesh.FederationOptions{}, "east", "west")
+	east, west := f.Zone("east"), f.Zone("west")
+	f.Apply(t, timeout)
+	east.Apply(t, named("MeshService", "web"))
+	untilStored(t, west, "MeshTimeout", "slow", "", true)
+	untilStored(t, west, "MeshService", "web", "east", true)
+	policy, _ := stored(west, "MeshTimeout", "slow", "")
+	service := resource.SyncedName("default", "web", "east", "")
+	for _, c := range []struct {
+		where, typ, name, owner string
+		at                      *client.Client
+	}{
+		{"at global", "MeshService", service, "is written in zones", f.Client()},
+		{"in another zone", "MeshService", service, `zone "east"`, west.Client()},
+		{"in a zone", "MeshTimeout", policy.Name, "global", west.Client()},
+	} {
+		kind, _ := api.Kinds().ByName(c.typ)
+		old, err := c.at.Get(t.Context(), kind, "default", c.name)
+		if err != nil {
+			t.Fatalf("%s %s: %v", c.where, c.typ, err)
+		}
+		if err := c.at.Delete(t.Context(), kind, "default", c.name, client.Precondition{}); err == nil || !strings.Contains(err.Error(), c.owner) {
+			t.Errorf("%s a %s is deleted: %v, want a refusal that names %s", c.where, c.typ, err, c.owner)
+		}
+		if _, err := c.at.Put(t.Context(), kind, "default", c.name, old.Raw, client.Precondition{}); err == nil {
+			t.Errorf("%s a %s is replaced", c.where, c.typ)
+		}
+		if now, err := c.at.Get(t.Context(), kind, "default", c.name); err != nil || string(now.Raw) != string(old.Raw) {
+			t.Errorf("%s a %s has changed: %v", c.where, c.typ, err)
+		}
+	}
 }
 
 // A policy that names a collector which does not exist says so, at global and in the zone, and a collector says who names it.
