@@ -96,6 +96,11 @@ func (f *flight) len() int {
 	return n
 }
 
+// sound says that some client has taken every fragment of a flight, so that this one can be expected to.
+func (f *flight) sound(w *Ward) bool {
+	return (f.shared == nil || f.shared.taken.Load()) && !slices.ContainsFunc(f.own, func(x *envoy.Fragment) bool { return !w.proven(x) })
+}
+
 // about says that a flight changes a resource.
 func (f *flight) about(name string) bool {
 	for x := range f.fragments {

@@ -443,10 +443,10 @@ func (c *client) accept(f *envoy.Fragment) {
 		}
 	case envoy.Extension:
 		delete(c.poisoned, f.Name)
-	case envoy.Route:
-		c.mustServe(f)
-	case envoy.Listener:
-		c.mustServe(f)
+	case envoy.Route, envoy.Listener:
+		if old != "" || !c.lazy { // nothing is lost with what is new, when a client does not do as Envoy
+			c.mustServe(f)
+		}
 	}
 }
 

@@ -125,7 +125,8 @@ func (c *channel) apart(l *load) {
 //     clusters: Envoy holds those answers back while a cluster warms, and it warms until it has its endpoints.
 //   - Listeners, routes and extensions wait until the clusters they lead to are at the client, and, where a cluster
 //     is new, until its endpoints are acknowledged. What leads only to clusters that are there waits for nothing:
-//     one cluster that is refused, or in flight for long, holds up nobody else.
+//     one cluster that is refused, or in flight for long, holds up nobody else. What is new itself, so that nothing is lost
+//     should the client refuse a cluster all the same, follows at once when another client has taken all that is on the way.
 //   - Listeners wait for the answers about extensions that they use and that change, too.
 //   - Envoy does not ask for clusters while one of them warms, be it after a reconnect. So a client that has not asked is
 //     waited for, and is thought to have its clusters from somewhere else only when that takes too long.
@@ -157,7 +158,7 @@ func (s *Session) gate(c *channel) func(*envoy.Fragment) bool {
 				return false
 			}
 		}
-		return steady || s.ready(f, 0)
+		return steady || s.ready(f, 0, !c.holds(f.Name).held)
 	}
 }
 
@@ -263,17 +264,18 @@ func (s *Session) steady() bool {
 
 // ready says that everything a fragment leads to is at the client.
 // A route or extension that the client does not hold yet is looked through: it will be asked for and must be ready then.
-func (s *Session) ready(f *envoy.Fragment, depth int) bool {
+// For what is new, clusters may be on the way.
+func (s *Session) ready(f *envoy.Fragment, depth int, fresh bool) bool {
 	for _, ref := range f.Refs {
 		switch {
 		case ref.Type == envoy.Cluster:
-			if !s.clusterReady(ref.Name) {
+			if !s.clusterReady(ref.Name, fresh) {
 				return false
 			}
 		case ref.Type == envoy.Endpoint || depth >= int(envoy.NumTypes):
 		case s.channels[ref.Type].holds(ref.Name).held:
 		default:
-			if to, _ := s.want(ref); to != nil && !s.ready(to, depth+1) {
+			if to, _ := s.want(ref); to != nil && !s.ready(to, depth+1, fresh) {
 				return false
 			}
 		}
@@ -281,7 +283,7 @@ func (s *Session) ready(f *envoy.Fragment, depth int) bool {
 	return true
 }
 
-func (s *Session) clusterReady(name string) bool {
+func (s *Session) clusterReady(name string, fresh bool) bool {
 	c := &s.channels[envoy.Cluster]
 	if !c.asked {
 		return s.given
@@ -293,7 +295,8 @@ func (s *Session) clusterReady(name string) bool {
 	}
 	if !have.held {
 		return made == nil || // not ours: one of the bootstrap's
-			s.provenByEndpoints(made)
+			s.provenByEndpoints(made) ||
+			fresh && s.coming(made)
 	}
 	if have.frag != nil {
 		made = have.frag
@@ -307,6 +310,19 @@ func (s *Session) clusterReady(name string) bool {
 		}
 	}
 	return true
+}
+
+// coming says that a cluster and its endpoints are on the way, in responses of which all has been taken by some client.
+// The client reads them before anything that is sent now.
+func (s *Session) coming(made *envoy.Fragment) bool {
+	some := s.channels[envoy.Cluster].underway(made.Name) == made && s.channels[envoy.Cluster].flight.sound(s.ward)
+	for _, ref := range made.Refs {
+		if ref.Type == envoy.Endpoint {
+			c := &s.channels[envoy.Endpoint]
+			some = some && c.underway(ref.Name) != nil && c.flight.serial > s.channels[envoy.Cluster].flight.serial && c.flight.sound(s.ward)
+		}
+	}
+	return some
 }
 
 // provenByEndpoints says that a cluster whose response is not answered is at the client all the same, because endpoints

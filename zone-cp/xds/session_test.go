@@ -188,6 +188,49 @@ func TestForeseenResourcesAreTakenWhenAskedForBeforeTheAnswer(t *testing.T) {
 	}
 }
 
+// What one client has taken the next is given in one go, as far as it is new. What serves already changes after the answer only.
+func TestNewServiceTakenByAnotherClientIsOneStep(t *testing.T) {
+	ward := NewQuarantine().Ward("1")
+	old := chain("a", "1")
+	clients := []script{settled(t, ward, 1, old...), settled(t, ward, 1, old...), settled(t, ward, 1, old...)}
+	edited := []*envoy.Fragment{old[0], old[1], route("a", "2", "a", "b"), old[3]}
+	next := table(2, append(edited, chain("b", "1")...)...)
+	for i, s := range clients {
+		s.Target(next)
+		first, second := []string{"CDS#5 +b", "EDS#6 +b"}, []string{"LDS#7 +b", "RDS#8 +a +b"}
+		if i > 0 {
+			first, second = append(first, "LDS#7 +b", "RDS#8 +b"), []string{"RDS#9 +a"}
+		}
+		s.sends(first...)
+		s.ask(envoy.Endpoint, "b")
+		if i == 2 { // it refuses what others have taken: what leads there is taken back, and what served goes on
+			s.nack(envoy.Cluster, "5", "no")
+			s.ask(envoy.Route, "b")
+			s.ack("EDS#6", "LDS#7", "RDS#8")
+			s.sends("LDS#9 -b")
+			s.ack("LDS#9")
+			if h := s.channels[envoy.Route].holds("a"); h.frag != old[2] {
+				t.Errorf("the route that served is %+v", h)
+			}
+			continue
+		}
+		s.ack("EDS#6", "CDS#5")
+		if i > 0 {
+			s.ask(envoy.Route, "b")
+			s.ack("LDS#7", "RDS#8")
+		}
+		s.sends(second...)
+		if i == 0 {
+			s.ask(envoy.Route, "b")
+			s.ack("LDS#7", "RDS#8")
+		} else {
+			s.ack("RDS#9")
+		}
+		s.sends()
+		s.acknowledged(2)
+	}
+}
+
 func TestClientThatNeverAsksForWhatIsForeseenIsNotWaitedForForEver(t *testing.T) {
 	frags := chain("a", "1")
 	s := settled(t, nil, 1, frags...)
