@@ -75,7 +75,7 @@ func (h *egressHalf) add(b built) {
 
 // egress adds a listener that takes mesh TLS for external services, and all that it needs.
 func (c *Compiler) egress(r *memo.Reader, dp resource.Key, self proxy.Self, i int, l mesh.Listener, selected []view.Selected, out *collector) {
-	name := "self_zoneegress_dp_" + l.SectionName()
+	name := zoneListenerName(l)
 	if !self.Identity {
 		out.add(built{problem: &Problem{Ref: Ref{Listener, name}, Text: "an egress takes nothing without an identity; select its Dataplane with a MeshIdentity"}})
 		return

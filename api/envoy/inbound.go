@@ -142,6 +142,11 @@ func (c *Compiler) compileOwn(r *memo.Reader, k resource.Key) Compiled {
 
 // received is what is in force for the i-th inbound of a proxy: per policy type, by client.
 func (c *Compiler) received(r *memo.Reader, meshName string, i int, protocol mesh.Protocol, selected []view.Selected) func(typ string) []view.Client {
+	return c.receivedAt(r, meshName, protocol, selected, func(s view.Selected) view.Set { return s.Inbound[i].Policies })
+}
+
+// receivedAt is the same for what the policies of a set say.
+func (c *Compiler) receivedAt(r *memo.Reader, meshName string, protocol mesh.Protocol, selected []view.Selected, setOf func(view.Selected) view.Set) func(typ string) []view.Client {
 	proxyWide := c.proxyWide(r, meshName, encodeSets(selected, proxySet))
 	return func(typ string) []view.Client {
 		if e, ok := proxyWide(typ); ok {
@@ -150,7 +155,7 @@ func (c *Compiler) received(r *memo.Reader, meshName string, i int, protocol mes
 		var set view.Set
 		for _, s := range selected {
 			if s.Type == typ {
-				set = s.Inbound[i].Policies
+				set = setOf(s)
 			}
 		}
 		out := slices.Clone(c.view.Inbound(r, typ, meshName, set, protocol))
@@ -163,23 +168,26 @@ func (c *Compiler) received(r *memo.Reader, meshName string, i int, protocol mes
 
 // receivedByListener is what is in force for everybody at the i-th listener that a proxy has for its zone.
 func (c *Compiler) receivedByListener(r *memo.Reader, meshName string, i int, selected []view.Selected) func(typ string) policy.Effective {
-	proxyWide := c.proxyWide(r, meshName, encodeSets(selected, proxySet))
+	clients := c.receivedAt(r, meshName, mesh.TCP, selected, func(s view.Selected) view.Set { return s.Listeners[i].Policies })
 	return func(typ string) policy.Effective {
-		if e, ok := proxyWide(typ); ok {
-			return e
-		}
-		for _, s := range selected {
-			if s.Type == typ {
-				list := c.view.Inbound(r, typ, meshName, s.Listeners[i].Policies, mesh.TCP)
-				return c.view.Linked(r, typ, meshName, list[len(list)-1].Effective)
-			}
-		}
-		return policy.Effective{}
+		list := clients(typ)
+		return list[len(list)-1].Effective
 	}
 }
 
+// inboundName is what Envoy calls what belongs to an inbound.
+func inboundName(in mesh.Inbound) string { return "self_inbound_dp_" + in.SectionName() }
+
+// zoneListenerName is the same for a listener that a proxy has for its zone.
+func zoneListenerName(l mesh.Listener) string {
+	if l.Type == mesh.ZoneEgress {
+		return "self_zoneegress_dp_" + l.SectionName()
+	}
+	return "self_zoneingress_dp_" + l.SectionName()
+}
+
 func (c *Compiler) inbound(r *memo.Reader, dp *mesh.Dataplane, in mesh.Inbound, self proxy.Self, labels string, clients func(typ string) []view.Client, out *collector) {
-	name := "self_inbound_dp_" + in.SectionName()
+	name := inboundName(in)
 	protocol := in.ProtocolOrTCP()
 	everyone := func(typ string) policy.Effective {
 		list := clients(typ)

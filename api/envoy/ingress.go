@@ -131,7 +131,7 @@ func responder(to string) (proto.Message, error) {
 
 // ingressListener takes TLS of other zones and passes it on unread. It does not change with the services behind it.
 func (c *Compiler) ingressListener(meshName string, l mesh.Listener, logs logging) built {
-	name := "self_zoneingress_dp_" + l.SectionName()
+	name := zoneListenerName(l)
 	var refs []Ref
 	b := c.buildFragment(Listener, name, logs.confs(), func(proto.Message) []Ref { return refs }, func(cs []conf) (proto.Message, error) {
 		bySNI, err := networkFilter("envoy.filters.network.sni_cluster", &sniclusterv3.SniCluster{})

@@ -22,6 +22,13 @@ const (
 	WhatDump     = "config_dump"
 	WhatStats    = "stats"
 	WhatClusters = "clusters"
+	// WhatLayout is what a proxy consists of, the others what policies put in force for it and for its parts.
+	WhatLayout           = "layout"
+	WhatRules            = "rules"
+	WhatProxyPolicies    = "policies"
+	WhatInboundPolicies  = "inbound_policies"
+	WhatOutboundPolicies = "outbound_policies"
+	WhatRoutes           = "outbound_routes"
 )
 
 // What one question may cost.

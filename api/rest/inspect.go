@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"strconv"
@@ -9,7 +10,9 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/causeway-mesh/causeway/api/inquiry"
+	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/store/catalog"
 )
 
 // An Inspector answers questions about a proxy. At global it asks the zone of the dataplane, and a zone asks the agent.
@@ -24,6 +27,13 @@ func (s *Server) inspectRoutes() {
 	}
 	const proxy = "/meshes/:mesh/dataplanes/:name"
 	s.echo.GET(proxy+"/_config", s.proxyConfig)
+	s.echo.GET(proxy+"/_layout", s.explained("the parts of the proxy", inquiry.WhatLayout))
+	s.echo.GET(proxy+"/_rules", s.explained("the rules of the proxy", inquiry.WhatRules))
+	s.echo.GET(proxy+"/_policies", s.explained("the policies of the proxy", inquiry.WhatProxyPolicies))
+	s.echo.GET(proxy+"/_inbounds/:kri/_policies", s.explained("the policies of the inbound", inquiry.WhatInboundPolicies))
+	s.echo.GET(proxy+"/_outbounds/:kri/_policies", s.explained("the policies of the destination", inquiry.WhatOutboundPolicies))
+	s.echo.GET(proxy+"/_outbounds/:kri/_routes", s.explained("the routes of the destination", inquiry.WhatRoutes))
+	s.echo.GET(proxy+"/_outbounds/:kri/_routes/:route/_policies", s.explained("the policies of the route", inquiry.WhatOutboundPolicies))
 	s.echo.GET(proxy+"/xds", s.envoyConfig)
 	s.echo.GET(proxy+"/stats", s.envoyStats)
 	s.echo.GET(proxy+"/clusters", s.envoyClusters)
@@ -82,11 +92,69 @@ func asJSON(c echo.Context, title string) (bool, error) {
 // proxyConfig shows what the control plane computed for a proxy, whether or not it has taken it.
 func (s *Server) proxyConfig(c echo.Context) error {
 	const title = "Could not retrieve the configuration of the proxy"
-	b, err := s.inspect(c, ReadResources, title, &inquiry.Question{What: inquiry.WhatConfig})
+	shadow, err := flag(c, title, "shadow", false)
+	if err != nil {
+		return err
+	}
+	q := &inquiry.Question{What: inquiry.WhatConfig, Shadow: shadow}
+	for _, include := range c.QueryParams()["include"] {
+		if include != "diff" {
+			return invalid(title, "Invalid parameter", resource.Problem{Field: "include", Reason: "must be diff"})
+		}
+		q.Diff = true
+	}
+	b, err := s.inspect(c, ReadResources, title, q)
 	if err != nil {
 		return err
 	}
 	return c.JSONBlob(http.StatusOK, b)
+}
+
+// explained tells what policies put in force for a proxy or a part of it.
+func (s *Server) explained(of, what string) echo.HandlerFunc {
+	title := "Could not retrieve " + of
+	return func(c echo.Context) error {
+		q := &inquiry.Question{What: what, Element: c.Param("kri"), Route: c.Param("route")}
+		for field, text := range map[string]string{"kri": q.GetElement(), "route": q.GetRoute()} {
+			if text == "" {
+				continue
+			}
+			if _, err := resource.ParseKRI(text); err != nil {
+				return invalid(title, "Invalid KRI", resource.Problem{Field: field, Reason: err.Error()})
+			}
+		}
+		b, err := s.inspect(c, ReadResources, title, q)
+		if err != nil {
+			return err
+		}
+		return c.JSONBlob(http.StatusOK, b)
+	}
+}
+
+// concernedBy lists the dataplanes that a policy concerns.
+func (s *Server) concernedBy(k, dataplanes resource.Kind) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if err := s.require(c, readPermission(k)); err != nil {
+			return err
+		}
+		snap := s.catalog.Snapshot()
+		p, ok := snap.Get(keyOf(c, k))
+		if !ok {
+			return titled(couldNotList, resource.ErrNotFound)
+		}
+		if s.cfg.Concerns == nil {
+			return fail(http.StatusMethodNotAllowed, couldNotList, "this control plane has nothing to do with proxies")
+		}
+		q, err := listQuery(c, dataplanes)
+		if err != nil {
+			return err
+		}
+		concerned, chosen := s.cfg.Concerns(p), q.Match
+		q.Match = func(r resource.Resource) bool { return (chosen == nil || chosen(r)) && concerned(r) }
+		return answerPage(c, snap, q, func(_ *catalog.Snapshot, r resource.Resource) (json.RawMessage, error) {
+			return json.Marshal(mesh.ResourceMeta{Type: r.Type, Mesh: r.Mesh, Name: r.Name, KRI: resource.KRIOf(dataplanes, r.Meta).String(), Labels: r.Labels})
+		})
+	}
 }
 
 // envoyConfig shows the configuration that an Envoy has.

@@ -45,22 +45,25 @@ func (s *Server) listWith(k resource.Kind, item renderer) echo.HandlerFunc {
 		if err != nil {
 			return err
 		}
-		snap := s.catalog.Snapshot()
-		found := snap.List(q)
-		p := page{Total: found.Total, Items: make([]json.RawMessage, 0, len(found.Items))}
-		for _, r := range found.Items {
-			b, err := item(snap, r)
-			if err != nil {
-				return titled(couldNotList, err)
-			}
-			p.Items = append(p.Items, b)
-		}
-		if found.Next != nil {
-			next := nextURL(c, q, *found.Next)
-			p.Next = &next
-		}
-		return writePage(c, p)
+		return answerPage(c, s.catalog.Snapshot(), q, item)
 	}
+}
+
+func answerPage(c echo.Context, snap *catalog.Snapshot, q catalog.Query, item renderer) error {
+	found := snap.List(q)
+	p := page{Total: found.Total, Items: make([]json.RawMessage, 0, len(found.Items))}
+	for _, r := range found.Items {
+		b, err := item(snap, r)
+		if err != nil {
+			return titled(couldNotList, err)
+		}
+		p.Items = append(p.Items, b)
+	}
+	if found.Next != nil {
+		next := nextURL(c, q, *found.Next)
+		p.Next = &next
+	}
+	return writePage(c, p)
 }
 
 // writePage writes a page without encoding its items a second time.

@@ -270,8 +270,9 @@ func (d describer) insight(ops map[string]operation) {
 		d.observed(ops, k, "dataplane", []string{"/dataplanes", "/meshes/:mesh/dataplanes"}, []string{"/dataplane-insights", "/meshes/:mesh/dataplane-insights"})
 		ops["GET /meshes/:mesh/dataplanes/:name/_config"] = operation{
 			id: "getProxyConfig", tag: tagInsight, summary: "The configuration that was computed for a proxy, whether or not it has taken it",
-			answer: anyObject, fails: []int{http.StatusBadRequest, http.StatusMethodNotAllowed},
+			takes: []string{"shadow", "include"}, answer: anyObject, fails: []int{http.StatusBadRequest, http.StatusMethodNotAllowed},
 		}
+		d.explained(ops)
 		d.envoy(ops)
 	}
 	if k, ok := d.kinds.ByName("Zone"); ok {
@@ -294,6 +295,33 @@ func (d describer) insight(ops map[string]operation) {
 	none := openapi.Schema{"type": "object", "description": "An empty page: services are MeshServices now."}
 	ops["GET /service-insights"] = operation{id: "listAllServiceInsights", tag: tagInsight, summary: "Nothing, for older clients", answer: none, deprecated: true}
 	ops["GET /meshes/:mesh/service-insights"] = operation{id: "listServiceInsights", tag: tagInsight, summary: "Nothing, for older clients", answer: none, deprecated: true}
+}
+
+// explained describes what is told of policies and the proxies that they concern.
+func (d describer) explained(ops map[string]operation) {
+	for path, op := range map[string]operation{
+		"_layout":                   {id: "getProxyLayout", summary: "What a proxy consists of, with the names that its Envoy uses", answer: of[mesh.Layout](d)},
+		"_rules":                    {id: "getProxyRules", summary: "All that policies put in force for a proxy, in one answer", answer: of[mesh.InspectedRules](d)},
+		"_policies":                 {id: "getProxyPolicies", summary: "What policies put in force for a proxy as a whole", answer: of[mesh.InspectedPolicies](d)},
+		"_inbounds/:kri/_policies":  {id: "getInboundPolicies", summary: "What policies put in force for what a proxy receives at an inbound", answer: of[mesh.InspectedPolicies](d)},
+		"_outbounds/:kri/_policies": {id: "getOutboundPolicies", summary: "What policies put in force for what a proxy sends to a destination", answer: of[mesh.InspectedPolicies](d)},
+		"_outbounds/:kri/_routes":   {id: "getOutboundRoutes", summary: "How what a proxy sends to a destination is routed", answer: of[mesh.InspectedRoutes](d)},
+		"_outbounds/:kri/_routes/:route/_policies": {id: "getRoutePolicies", summary: "What policies put in force for requests that a route governs", answer: of[mesh.InspectedPolicies](d)},
+	} {
+		op.tag, op.more = tagInsight, "At global also while the zone is not connected."
+		op.fails = []int{http.StatusBadRequest, http.StatusMethodNotAllowed}
+		ops["GET /meshes/:mesh/dataplanes/:name/"+path] = op
+	}
+	meta := of[mesh.ResourceMeta](d)
+	concerned := d.page("ConcernedDataplane", meta)
+	for _, k := range d.kinds.All() {
+		if k.Policy != nil && k.Path != "" {
+			ops["GET /meshes/:mesh/"+k.Path+"/:name/_resources/dataplanes"] = operation{
+				id: "listDataplanesOf" + k.Name, tag: tagInsight, summary: "List the Dataplanes that " + article(k.Singular) + " concerns",
+				takes: append(append([]string{}, pageParameters...), proxyFilters...), answer: concerned, fails: []int{http.StatusBadRequest, http.StatusMethodNotAllowed},
+			}
+		}
+	}
 }
 
 // envoy describes what can be asked of the Envoy of a proxy, at its zone and at global.

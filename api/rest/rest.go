@@ -55,6 +55,8 @@ type Config struct {
 	Targets Targets
 	// Inspector tells what proxies get. Nil: nobody knows here.
 	Inspector Inspector
+	// Concerns returns which dataplanes a policy concerns. Nil: nobody knows here.
+	Concerns func(policy resource.Resource) func(dataplane resource.Resource) bool
 	// Complete adds to the spec and status of a resource what is shown as part of it and kept elsewhere: what is derived or
 	// observed. It does not change the ETag. Nil adds nothing.
 	Complete func(snap *catalog.Snapshot, r resource.Resource, spec, status []byte) (newSpec, newStatus []byte)
@@ -257,6 +259,9 @@ func (s *Server) kindRoutes(k resource.Kind) {
 		s.echo.GET(item, s.get(k))
 		s.echo.PUT(item, s.writes(s.put(k)))
 		s.echo.DELETE(item, s.writes(s.delete(k)))
+		if dp, ok := s.kinds.ByName("Dataplane"); ok && k.Policy != nil {
+			s.echo.GET(item+"/_resources/dataplanes", s.concernedBy(k, dp))
+		}
 	}
 }
 

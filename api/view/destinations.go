@@ -83,7 +83,7 @@ func (v *View) computeDestinations(r *memo.Reader, meshName string) []Destinatio
 }
 
 func (v *View) ports(res resource.Resource) []Destination {
-	kri := v.kri(res)
+	kri := v.KRI(res)
 	port := func(section string, number uint32, p mesh.Protocol) Destination {
 		return Destination{
 			Key:         DestinationKey{res.Key(), section},

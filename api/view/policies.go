@@ -96,20 +96,54 @@ func (v *View) definePolicies() {
 func sameClients(a, b []Client) bool { return reflect.DeepEqual(a, b) }
 
 func (v *View) computeHeads(r *memo.Reader, k typeKey) []head {
-	kind := v.byName[k.Type].Resource()
 	var out []head
 	for _, res := range v.All(r, k.Type, k.Mesh) {
-		if res.Label(resource.LabelEffect) == resource.EffectShadow {
+		if res.Label(resource.LabelEffect) == resource.EffectShadow && !v.settings.Shadow {
 			continue
 		}
-		parts, err := v.byName[k.Type].Parts(res)
-		if err != nil {
-			continue // set aside when it was decoded; never stops the others
+		if h, ok := headOf(v.byName[k.Type], res); ok { // others were set aside when they were decoded; they never stop the rest
+			out = append(out, h)
 		}
-		out = append(out, head{policy.HeadOf(kind, res, parts), parts.Target.Labels, len(parts.To) > 0, len(parts.Rules) > 0, parts.Default != nil})
 	}
 	slices.SortStableFunc(out, func(a, b head) int { return policy.CompareHeads(a.Head, b.Head) })
 	return out
+}
+
+func headOf(p policy.Policy, res resource.Resource) (head, bool) {
+	parts, err := p.Parts(res)
+	if err != nil {
+		return head{}, false
+	}
+	return head{policy.HeadOf(p.Resource(), res, parts), parts.Target.Labels, len(parts.To) > 0, len(parts.Rules) > 0, parts.Default != nil}, true
+}
+
+// Concerns returns which dataplanes a policy concerns, given the zone of those that name none. It is what Selected asks, the other way
+// round, and holds for policies that only cast their shadow as if they did not.
+func Concerns(p policy.Policy, res resource.Resource, zone string) func(dp resource.Resource) bool {
+	h, ok := headOf(p, res)
+	if !ok {
+		return func(resource.Resource) bool { return false }
+	}
+	return func(dp resource.Resource) bool {
+		spec, ok := dp.Spec.(*mesh.Dataplane)
+		subject := policy.Subject{Labels: dp.Labels, Zone: cmp.Or(dp.Zone(), zone), Namespace: dp.Namespace()}
+		if !ok || dp.Mesh != res.Mesh || !h.Reaches(subject, h.labels) {
+			return false
+		}
+		if h.outbound() || h.hasDefault || h.hasRules && h.Target.SectionName == "" {
+			return true
+		}
+		return slices.ContainsFunc(spec.ExposedInbounds(), func(in mesh.Inbound) bool { return h.receives(in.SectionName()) }) ||
+			slices.ContainsFunc(spec.Networking.Listeners, func(l mesh.Listener) bool { return h.receives(l.SectionName()) })
+	}
+}
+
+// outbound says that the policy concerns what proxies send.
+func (h head) outbound() bool { return h.hasTo && h.Target.SectionName == "" }
+
+// receives says that the policy concerns what is received at an inbound or listener.
+func (h head) receives(section string) bool {
+	return h.hasRules && (h.Target.SectionName == "" || h.Target.SectionName == section)
 }
 
 // Selected lists, per policy type, what reaches a dataplane.
@@ -134,12 +168,10 @@ func (v *View) computeSelected(r *memo.Reader, k resource.Key) []Selected {
 				reaching = append(reaching, h)
 			}
 		}
-		sel.Outbound = setOf(reaching, func(h head) bool { return h.hasTo && h.Target.SectionName == "" })
+		sel.Outbound = setOf(reaching, head.outbound)
 		sel.Proxy = setOf(reaching, func(h head) bool { return h.hasDefault })
 		rulesFor := func(section string) SectionSet {
-			return SectionSet{section, setOf(reaching, func(h head) bool {
-				return h.hasRules && (h.Target.SectionName == "" || h.Target.SectionName == section)
-			})}
+			return SectionSet{section, setOf(reaching, func(h head) bool { return h.receives(section) })}
 		}
 		for _, in := range spec.ExposedInbounds() {
 			sel.Inbound = append(sel.Inbound, rulesFor(in.SectionName()))
@@ -237,7 +269,7 @@ func (v *View) computeEffective(r *memo.Reader, k effectiveKey) policy.Effective
 func (v *View) routeTarget(r *memo.Reader, meshName string, kri resource.KRI) *policy.RouteTarget {
 	kri.Section = ""
 	for _, res := range v.Select(r, policy.TargetHTTPRoute, meshName, resource.Selector{resource.LabelDisplayName: kri.Name}) {
-		if v.kri(res) == kri {
+		if v.KRI(res) == kri {
 			return &policy.RouteTarget{KRI: kri, Labels: res.Labels}
 		}
 	}
@@ -288,7 +320,7 @@ func (v *View) Defaults(r *memo.Reader, typ, meshName string, set Set) []policy.
 			continue
 		}
 		if parts, err := v.byName[typ].Parts(res); err == nil && parts.Default != nil {
-			out = append(out, policy.Sourced{Policy: v.kri(res), Conf: parts.Default})
+			out = append(out, policy.Sourced{Policy: v.KRI(res), Conf: parts.Default})
 		}
 	}
 	return out
@@ -311,7 +343,7 @@ func (v *View) computeLinked(r *memo.Reader, k linkKey) string {
 		oldest := slices.MinFunc(found, func(a, b resource.Resource) int {
 			return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Name, b.Name))
 		})
-		return policy.Found{KRI: v.kri(oldest), Resource: oldest}, true
+		return policy.Found{KRI: v.KRI(oldest), Resource: oldest}, true
 	})
 }
 

@@ -36,6 +36,8 @@ type Settings struct {
 	LocalAddresses bool
 	// HealthResponder is the host:port to which an ingress forwards the health SNI of its zone; empty means nowhere.
 	HealthResponder string
+	// Shadow counts policies that only cast their shadow for real ones, to preview what they would do.
+	Shadow bool
 	// MeshDomains are the domains in which there is nothing but names of the mesh, such as mesh.local.
 	MeshDomains []string
 }

@@ -303,7 +303,8 @@ func (v *View) load(r *memo.Reader, keys []resource.Key, sel resource.Selector) 
 }
 
 // kri is the identifier of a resource.
-func (v *View) kri(res resource.Resource) resource.KRI {
+// KRI is the identifier of a resource.
+func (v *View) KRI(res resource.Resource) resource.KRI {
 	k, _ := v.kinds.ByName(res.Type)
 	return resource.KRIOf(k, res.Meta)
 }

@@ -240,7 +240,7 @@ func (g *Global) openAPI(ctx context.Context) error {
 	g.shown = &shown{board: g.board}
 	var err error
 	g.api, err = rest.New(rest.Config{
-		Catalog: g.catalog, Mode: rest.Global, OnMeshCreated: hosting.MeshDefaults, Insights: g.board, Traffic: g.board, Inspector: g.hub, Complete: g.shown.complete,
+		Catalog: g.catalog, Mode: rest.Global, OnMeshCreated: hosting.MeshDefaults, Insights: g.board, Traffic: g.board, Inspector: inspector{g, make(chan struct{}, maxExplaining)}, Concerns: hosting.Concerns(""), Complete: g.shown.complete,
 		Join: g.NewJoinToken, Revoke: g.access.Revoke, Propagation: g.board, Adoption: exchange.Adoption{Catalog: g.catalog},
 		EffectiveConfig: func() any { return hosting.Shown(g.cfg) },
 		About:           rest.About{Version: g.cfg.Version, InstanceID: g.instance},

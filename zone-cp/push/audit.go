@@ -47,10 +47,9 @@ func (s *state) prepareAudit() audit {
 	return a
 }
 
-// run computes outside the loop.
-func (a audit) run() auditResult {
-	start := time.Now()
-	v := newView(a.cfg)
+// compiler computes from scratch.
+func (a audit) compiler(shadow bool) *envoy.Compiler {
+	v := newView(a.cfg, shadow)
 	for _, r := range a.resources {
 		v.Put(r)
 	}
@@ -70,7 +69,13 @@ func (a audit) run() auditResult {
 	for k, reason := range a.unusable {
 		v.SetUnusable(k, reason)
 	}
-	c := envoy.NewCompiler(v)
+	return envoy.NewCompiler(v)
+}
+
+// run computes outside the loop.
+func (a audit) run() auditResult {
+	start := time.Now()
+	c := a.compiler(false)
 	res := auditResult{sequence: a.sequence, proxies: len(a.want)}
 	for k, want := range a.want {
 		got := c.Proxy(k).Value()

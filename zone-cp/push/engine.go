@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -79,7 +78,9 @@ type Engine struct {
 	cfg     Config
 	metrics *metrics
 	calls   chan func(*state)
-	stopped chan struct{}
+	// previewing holds a token while somebody previews.
+	previewing chan struct{}
+	stopped    chan struct{}
 	// progress is what has been computed, for readers outside the loop.
 	progress atomic.Pointer[Progress]
 	// bell is closed and replaced whenever proxies or the loop make progress; nil while nobody waits.
@@ -124,7 +125,7 @@ func New(cfg Config) *Engine {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	e := &Engine{cfg: cfg, calls: make(chan func(*state)), stopped: make(chan struct{})}
+	e := &Engine{cfg: cfg, calls: make(chan func(*state)), previewing: make(chan struct{}, 1), stopped: make(chan struct{})}
 	e.progress.Store(&Progress{})
 	e.metrics = newMetrics(cfg.Registerer, e)
 	return e
@@ -301,7 +302,7 @@ type proxy struct {
 }
 
 func newState(cfg Config) *state {
-	v := newView(cfg)
+	v := newView(cfg, false)
 	return &state{
 		cfg: cfg, view: v, compiler: envoy.NewCompiler(v),
 		proxies: map[resource.Key]*proxy{}, facts: map[resource.Key]view.Facts{}, statuses: map[catalog.DerivedKey]view.Status{},
@@ -311,9 +312,9 @@ func newState(cfg Config) *state {
 	}
 }
 
-func newView(cfg Config) *view.View {
+func newView(cfg Config, shadow bool) *view.View {
 	v := view.New(cfg.Zone, cfg.Kinds, cfg.Policies)
-	v.Configure(view.Settings{LocalAddresses: cfg.AllowLocalAddresses, HealthResponder: cfg.HealthResponder, MeshDomains: cfg.MeshDomains})
+	v.Configure(view.Settings{LocalAddresses: cfg.AllowLocalAddresses, HealthResponder: cfg.HealthResponder, MeshDomains: cfg.MeshDomains, Shadow: shadow})
 	return v
 }
 
@@ -570,25 +571,4 @@ func (s *state) release(dp resource.Key, p *proxy) {
 		delete(s.proxies, dp)
 		s.view.Graph.Settle()
 	}
-}
-
-// Inspect computes what a dataplane gets, connected or not.
-func (e *Engine) Inspect(ctx context.Context, dp resource.Key) (*envoy.Table, []envoy.Problem, error) {
-	var table *envoy.Table
-	var problems []envoy.Problem
-	err := e.do(ctx, func(s *state) {
-		if _, ok := s.view.Resource(s.view.Graph.Untracked(), dp); !ok {
-			return
-		}
-		root := s.compiler.Proxy(dp)
-		cfg := root.Value()
-		table = &envoy.Table{Shared: cfg.Shared, Own: cfg.Own, Sequence: s.sequence}
-		problems = cfg.Problems
-		root.Close()
-		s.view.Graph.Settle()
-	})
-	if err == nil && table == nil {
-		err = fmt.Errorf("inspect %s: %w", dp, resource.ErrNotFound)
-	}
-	return table, problems, err
 }

@@ -254,7 +254,7 @@ func (z *Zone) openAPI(ctx context.Context) error {
 	}
 	var err error
 	z.api, err = rest.New(rest.Config{
-		Catalog: z.catalog, Mode: mode, Zone: z.cfg.Zone, Insights: z.observed, Traffic: z.counted, Targets: targets{z}, Inspector: inspector{z}, Complete: z.shown.complete,
+		Catalog: z.catalog, Mode: mode, Zone: z.cfg.Zone, Insights: z.observed, Traffic: z.counted, Targets: targets{z}, Inspector: inspector{z}, Concerns: hosting.Concerns(z.cfg.Zone), Complete: z.shown.complete,
 		OnMeshCreated: hosting.MeshDefaults, Adoption: adoption,
 		EffectiveConfig: func() any { return hosting.Shown(z.cfg) },
 		About:           rest.About{Version: z.cfg.Version, InstanceID: z.instance},
