@@ -10,8 +10,8 @@ import (
 	"github.com/causeway-mesh/causeway/api/inquiry"
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/policies"
-	"github.com/causeway-mesh/causeway/api/policy"
 	"github.com/causeway-mesh/causeway/api/resource"
+	"github.com/causeway-mesh/causeway/api/role"
 	"github.com/causeway-mesh/causeway/api/view"
 	"github.com/causeway-mesh/causeway/store/catalog"
 )
@@ -54,7 +54,7 @@ func asSeenIn(zone string, snap *catalog.Snapshot, meshName string) *view.View {
 		}
 		snap.Each(k.Name, meshName, func(r resource.Resource) bool {
 			if r.Zone() != "" && r.Zone() != zone {
-				if k.Flow&resource.AcrossZones == 0 || k.Policy != nil && policy.RoleOf(r.Meta) != policy.RoleProducer {
+				if k.Flow&resource.AcrossZones == 0 || k.Policy != nil && role.Stored(r.Meta) != role.Producer {
 					return true
 				}
 				r.Labels = maps.Clone(r.Labels)
