@@ -310,6 +310,12 @@ func (d *Dataplane) HasListener(t ListenerType) bool {
 	return false
 }
 
+// PassesOnly says that the proxy does nothing but pass on connections of other zones, as they are: nobody sees an identity of it.
+func (d *Dataplane) PassesOnly() bool {
+	n := d.Networking
+	return d.HasListener(ZoneIngress) && !d.HasListener(ZoneEgress) && len(n.Inbound) == 0 && len(n.Outbound) == 0 && !d.IsGateway() && !d.Transparent()
+}
+
 // ListenerLabels marks in labels which roles the proxy plays for its zone, so that it can be found and selected by them.
 func (d *Dataplane) ListenerLabels(labels map[string]string) {
 	for label, t := range map[string]ListenerType{resource.LabelZoneIngress: ZoneIngress, resource.LabelZoneEgress: ZoneEgress} {

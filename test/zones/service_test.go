@@ -49,7 +49,8 @@ spec:
 	clients := map[string]*testmesh.Instance{}
 	for _, zone := range []string{"east", "west"} {
 		z := f.Zone(zone)
-		z.Ingress(t, testmesh.Workload{Name: "ingress-1"})
+		// What only passes connections on needs no identity, and so none of the labels that those are made of.
+		z.Ingress(t, testmesh.Workload{Name: "ingress-1", Service: "-", Token: testmesh.Token{Name: "ingress-1"}})
 		z.Workloads(t,
 			testmesh.Workload{Name: "web-1", Labels: map[string]string{"team": "shop"}},
 			testmesh.Workload{Name: "web-2", Labels: map[string]string{"team": "shop"}},

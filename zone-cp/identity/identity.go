@@ -110,6 +110,9 @@ func (a *Authority) offer(s *catalog.Snapshot, dataplane resource.Key) (Offer, r
 	name, err := mesh.SPIFFEID(id, dp.Meta, a.cfg.Zone)
 	if err != nil {
 		for _, l := range id.Spec.(*mesh.MeshIdentity).PathLabels(dp.Meta) {
+			if spec, ok := dp.Spec.(*mesh.Dataplane); dp.Label(l) == "" && ok && spec.PassesOnly() {
+				return Offer{}, resource.Resource{}, fmt.Errorf("identity of %s: %w", dataplane, ErrNoIdentity)
+			}
 			if dp.Label(l) == "" {
 				return Offer{}, resource.Resource{}, fmt.Errorf("the Dataplane lacks label %s: %w", l, err)
 			}

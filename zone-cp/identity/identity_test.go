@@ -352,6 +352,32 @@ func TestWhoGetsNoIdentity(t *testing.T) {
 	}
 }
 
+// Without a label that its identity is made of, a proxy that takes part gets none and has to wait; one that only passes on connections of
+// other zones needs none.
+func TestIdentityOfZoneProxiesWithoutLabels(t *testing.T) {
+	p := newPlane(t)
+	p.apply(base)
+	p.ready("default-identity")
+	offer := func(name, listeners string) error {
+		p.apply("type: Dataplane\nmesh: default\nname: " + name + "\nnetworking: {address: 192.0.2.9, " + listeners + "}\n")
+		_, err := p.Offer(resource.Key{Type: mesh.TypeDataplane, Mesh: "default", Name: name})
+		return err
+	}
+	const in, out = "{type: ZoneIngress, name: in, address: 192.0.2.9, port: 10001}", "{type: ZoneEgress, name: out, address: 192.0.2.9, port: 10002}"
+	if err := offer("ingress", "listeners: ["+in+"]"); !errors.Is(err, ErrNoIdentity) {
+		t.Errorf("an ingress: %v, want %v", err, ErrNoIdentity)
+	}
+	for name, listeners := range map[string]string{
+		"egress":   "listeners: [" + out + "]",
+		"both":     "listeners: [" + in + ", " + out + "]",
+		"workload": "inbound: [{port: 80, servicePort: 8080}], listeners: [" + in + "]",
+	} {
+		if err := offer(name, listeners); err == nil || errors.Is(err, ErrNoIdentity) || !strings.Contains(err.Error(), "lacks label "+resource.LabelWorkload) {
+			t.Errorf("%s: %v, want the label that it lacks", name, err)
+		}
+	}
+}
+
 // corporate makes a root and an intermediate below it, in PEM.
 func corporate(t *testing.T) (root, intermediate, rootKey, intermediateKey string) {
 	t.Helper()
