@@ -74,7 +74,7 @@ func (x Problem_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Problem_Severity.Descriptor instead.
 func (Problem_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30, 0}
+	return file_agent_proto_rawDescGZIP(), []int{31, 0}
 }
 
 type Versions struct {
@@ -1426,6 +1426,7 @@ type ZoneMessage struct {
 	//	*ZoneMessage_Names
 	//	*ZoneMessage_Metrics
 	//	*ZoneMessage_External
+	//	*ZoneMessage_Inquire
 	Message       isZoneMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1567,6 +1568,15 @@ func (x *ZoneMessage) GetExternal() *ExternalSecrets {
 	return nil
 }
 
+func (x *ZoneMessage) GetInquire() *Inquire {
+	if x != nil {
+		if x, ok := x.Message.(*ZoneMessage_Inquire); ok {
+			return x.Inquire
+		}
+	}
+	return nil
+}
+
 type isZoneMessage_Message interface {
 	isZoneMessage_Message()
 }
@@ -1615,6 +1625,10 @@ type ZoneMessage_External struct {
 	External *ExternalSecrets `protobuf:"bytes,15,opt,name=external,proto3,oneof"`
 }
 
+type ZoneMessage_Inquire struct {
+	Inquire *Inquire `protobuf:"bytes,16,opt,name=inquire,proto3,oneof"`
+}
+
 func (*ZoneMessage_Welcome) isZoneMessage_Message() {}
 
 func (*ZoneMessage_Offer) isZoneMessage_Message() {}
@@ -1636,6 +1650,46 @@ func (*ZoneMessage_Names) isZoneMessage_Message() {}
 func (*ZoneMessage_Metrics) isZoneMessage_Message() {}
 
 func (*ZoneMessage_External) isZoneMessage_Message() {}
+
+func (*ZoneMessage_Inquire) isZoneMessage_Message() {}
+
+// Inquire tells the agent that somebody asks: it opens a stream of Inquiry.Answer on the same connection, in place of one that it has.
+// The zone ends the stream when nothing has been asked for a while.
+type Inquire struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Inquire) Reset() {
+	*x = Inquire{}
+	mi := &file_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Inquire) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Inquire) ProtoMessage() {}
+
+func (x *Inquire) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Inquire.ProtoReflect.Descriptor instead.
+func (*Inquire) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{18}
+}
 
 // Welcome is the first answer of a session.
 type Welcome struct {
@@ -1662,7 +1716,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1728,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1741,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Welcome) GetZone() string {
@@ -1789,7 +1843,7 @@ type Names struct {
 
 func (x *Names) Reset() {
 	*x = Names{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1855,7 @@ func (x *Names) String() string {
 func (*Names) ProtoMessage() {}
 
 func (x *Names) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1868,7 @@ func (x *Names) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Names.ProtoReflect.Descriptor instead.
 func (*Names) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Names) GetVersion() string {
@@ -1871,7 +1925,7 @@ type NameRecord struct {
 
 func (x *NameRecord) Reset() {
 	*x = NameRecord{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1883,7 +1937,7 @@ func (x *NameRecord) String() string {
 func (*NameRecord) ProtoMessage() {}
 
 func (x *NameRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1896,7 +1950,7 @@ func (x *NameRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameRecord.ProtoReflect.Descriptor instead.
 func (*NameRecord) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NameRecord) GetName() string {
@@ -1923,7 +1977,7 @@ type Probes struct {
 
 func (x *Probes) Reset() {
 	*x = Probes{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +1989,7 @@ func (x *Probes) String() string {
 func (*Probes) ProtoMessage() {}
 
 func (x *Probes) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +2002,7 @@ func (x *Probes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probes.ProtoReflect.Descriptor instead.
 func (*Probes) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Probes) GetProbes() []*Probe {
@@ -1976,7 +2030,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1988,7 +2042,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2001,7 +2055,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Probe) GetSection() string {
@@ -2077,7 +2131,7 @@ type IdentityOffer struct {
 
 func (x *IdentityOffer) Reset() {
 	*x = IdentityOffer{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2143,7 @@ func (x *IdentityOffer) String() string {
 func (*IdentityOffer) ProtoMessage() {}
 
 func (x *IdentityOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2156,7 @@ func (x *IdentityOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityOffer.ProtoReflect.Descriptor instead.
 func (*IdentityOffer) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *IdentityOffer) GetSpiffeId() string {
@@ -2154,7 +2208,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2166,7 +2220,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2179,7 +2233,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Identity) GetChain() [][]byte {
@@ -2249,7 +2303,7 @@ type Trust struct {
 
 func (x *Trust) Reset() {
 	*x = Trust{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2315,7 @@ func (x *Trust) String() string {
 func (*Trust) ProtoMessage() {}
 
 func (x *Trust) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2328,7 @@ func (x *Trust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trust.ProtoReflect.Descriptor instead.
 func (*Trust) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Trust) GetVersion() string {
@@ -2304,7 +2358,7 @@ type ExternalSecrets struct {
 
 func (x *ExternalSecrets) Reset() {
 	*x = ExternalSecrets{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2316,7 +2370,7 @@ func (x *ExternalSecrets) String() string {
 func (*ExternalSecrets) ProtoMessage() {}
 
 func (x *ExternalSecrets) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2329,7 +2383,7 @@ func (x *ExternalSecrets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExternalSecrets.ProtoReflect.Descriptor instead.
 func (*ExternalSecrets) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExternalSecrets) GetSecrets() []*ExternalSecret {
@@ -2359,7 +2413,7 @@ type ExternalSecret struct {
 
 func (x *ExternalSecret) Reset() {
 	*x = ExternalSecret{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2371,7 +2425,7 @@ func (x *ExternalSecret) String() string {
 func (*ExternalSecret) ProtoMessage() {}
 
 func (x *ExternalSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2384,7 +2438,7 @@ func (x *ExternalSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExternalSecret.ProtoReflect.Descriptor instead.
 func (*ExternalSecret) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExternalSecret) GetName() string {
@@ -2426,7 +2480,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2438,7 +2492,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2451,7 +2505,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Bundle) GetTrustDomain() string {
@@ -2479,7 +2533,7 @@ type ControlCertificate struct {
 
 func (x *ControlCertificate) Reset() {
 	*x = ControlCertificate{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2491,7 +2545,7 @@ func (x *ControlCertificate) String() string {
 func (*ControlCertificate) ProtoMessage() {}
 
 func (x *ControlCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2504,7 +2558,7 @@ func (x *ControlCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlCertificate.ProtoReflect.Descriptor instead.
 func (*ControlCertificate) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ControlCertificate) GetChain() [][]byte {
@@ -2539,7 +2593,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2551,7 +2605,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2564,7 +2618,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Problem) GetSeverity() Problem_Severity {
@@ -2591,7 +2645,7 @@ type GoodbyeDone struct {
 
 func (x *GoodbyeDone) Reset() {
 	*x = GoodbyeDone{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2603,7 +2657,7 @@ func (x *GoodbyeDone) String() string {
 func (*GoodbyeDone) ProtoMessage() {}
 
 func (x *GoodbyeDone) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2616,7 +2670,7 @@ func (x *GoodbyeDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GoodbyeDone.ProtoReflect.Descriptor instead.
 func (*GoodbyeDone) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GoodbyeDone) GetUnconfirmed() string {
@@ -2643,7 +2697,7 @@ type Metrics struct {
 
 func (x *Metrics) Reset() {
 	*x = Metrics{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2655,7 +2709,7 @@ func (x *Metrics) String() string {
 func (*Metrics) ProtoMessage() {}
 
 func (x *Metrics) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2668,7 +2722,7 @@ func (x *Metrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metrics.ProtoReflect.Descriptor instead.
 func (*Metrics) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Metrics) GetAddress() string {
@@ -2728,7 +2782,7 @@ type MetricsSidecar struct {
 
 func (x *MetricsSidecar) Reset() {
 	*x = MetricsSidecar{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2740,7 +2794,7 @@ func (x *MetricsSidecar) String() string {
 func (*MetricsSidecar) ProtoMessage() {}
 
 func (x *MetricsSidecar) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2753,7 +2807,7 @@ func (x *MetricsSidecar) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsSidecar.ProtoReflect.Descriptor instead.
 func (*MetricsSidecar) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MetricsSidecar) GetProfiles() []string {
@@ -2795,7 +2849,7 @@ type MetricsSelector struct {
 
 func (x *MetricsSelector) Reset() {
 	*x = MetricsSelector{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2807,7 +2861,7 @@ func (x *MetricsSelector) String() string {
 func (*MetricsSelector) ProtoMessage() {}
 
 func (x *MetricsSelector) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2820,7 +2874,7 @@ func (x *MetricsSelector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsSelector.ProtoReflect.Descriptor instead.
 func (*MetricsSelector) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MetricsSelector) GetType() string {
@@ -2850,7 +2904,7 @@ type MetricsApplication struct {
 
 func (x *MetricsApplication) Reset() {
 	*x = MetricsApplication{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2862,7 +2916,7 @@ func (x *MetricsApplication) String() string {
 func (*MetricsApplication) ProtoMessage() {}
 
 func (x *MetricsApplication) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2875,7 +2929,7 @@ func (x *MetricsApplication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsApplication.ProtoReflect.Descriptor instead.
 func (*MetricsApplication) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MetricsApplication) GetName() string {
@@ -2920,7 +2974,7 @@ type PrometheusBackend struct {
 
 func (x *PrometheusBackend) Reset() {
 	*x = PrometheusBackend{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2932,7 +2986,7 @@ func (x *PrometheusBackend) String() string {
 func (*PrometheusBackend) ProtoMessage() {}
 
 func (x *PrometheusBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2945,7 +2999,7 @@ func (x *PrometheusBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrometheusBackend.ProtoReflect.Descriptor instead.
 func (*PrometheusBackend) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PrometheusBackend) GetPort() uint32 {
@@ -2988,7 +3042,7 @@ type MetricsCollector struct {
 
 func (x *MetricsCollector) Reset() {
 	*x = MetricsCollector{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3000,7 +3054,7 @@ func (x *MetricsCollector) String() string {
 func (*MetricsCollector) ProtoMessage() {}
 
 func (x *MetricsCollector) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3013,7 +3067,7 @@ func (x *MetricsCollector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsCollector.ProtoReflect.Descriptor instead.
 func (*MetricsCollector) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MetricsCollector) GetName() string {
@@ -3061,7 +3115,7 @@ type Collector struct {
 
 func (x *Collector) Reset() {
 	*x = Collector{}
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3073,7 +3127,7 @@ func (x *Collector) String() string {
 func (*Collector) ProtoMessage() {}
 
 func (x *Collector) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3086,7 +3140,7 @@ func (x *Collector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Collector.ProtoReflect.Descriptor instead.
 func (*Collector) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{38}
+	return file_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Collector) GetAddress() string {
@@ -3249,7 +3303,7 @@ const file_agent_proto_rawDesc = "" +
 	"\arequest\x18\x01 \x01(\fR\arequest\"<\n" +
 	"\aGoodbye\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x19\n" +
-	"\bdrain_ms\x18\x02 \x01(\x03R\adrainMs\"\x9e\x05\n" +
+	"\bdrain_ms\x18\x02 \x01(\x03R\adrainMs\"\xd6\x05\n" +
 	"\vZoneMessage\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.causeway.agent.v1.WelcomeH\x00R\awelcome\x128\n" +
 	"\x05offer\x18\x02 \x01(\v2 .causeway.agent.v1.IdentityOfferH\x00R\x05offer\x129\n" +
@@ -3262,8 +3316,10 @@ const file_agent_proto_rawDesc = "" +
 	"\x05names\x18\t \x01(\v2\x18.causeway.agent.v1.NamesH\x00R\x05names\x126\n" +
 	"\ametrics\x18\n" +
 	" \x01(\v2\x1a.causeway.agent.v1.MetricsH\x00R\ametrics\x12@\n" +
-	"\bexternal\x18\x0f \x01(\v2\".causeway.agent.v1.ExternalSecretsH\x00R\bexternalB\t\n" +
-	"\amessageJ\x04\b\v\x10\x0f\"\xd6\x02\n" +
+	"\bexternal\x18\x0f \x01(\v2\".causeway.agent.v1.ExternalSecretsH\x00R\bexternal\x126\n" +
+	"\ainquire\x18\x10 \x01(\v2\x1a.causeway.agent.v1.InquireH\x00R\ainquireB\t\n" +
+	"\amessageJ\x04\b\v\x10\x0f\"\t\n" +
+	"\aInquire\"\xd6\x02\n" +
 	"\aWelcome\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\tR\x04zone\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x12\n" +
@@ -3409,7 +3465,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_agent_proto_goTypes = []any{
 	(Problem_Severity)(0),      // 0: causeway.agent.v1.Problem.Severity
 	(*Versions)(nil),           // 1: causeway.agent.v1.Versions
@@ -3430,28 +3486,29 @@ var file_agent_proto_goTypes = []any{
 	(*ControlRequest)(nil),     // 16: causeway.agent.v1.ControlRequest
 	(*Goodbye)(nil),            // 17: causeway.agent.v1.Goodbye
 	(*ZoneMessage)(nil),        // 18: causeway.agent.v1.ZoneMessage
-	(*Welcome)(nil),            // 19: causeway.agent.v1.Welcome
-	(*Names)(nil),              // 20: causeway.agent.v1.Names
-	(*NameRecord)(nil),         // 21: causeway.agent.v1.NameRecord
-	(*Probes)(nil),             // 22: causeway.agent.v1.Probes
-	(*Probe)(nil),              // 23: causeway.agent.v1.Probe
-	(*IdentityOffer)(nil),      // 24: causeway.agent.v1.IdentityOffer
-	(*Identity)(nil),           // 25: causeway.agent.v1.Identity
-	(*Trust)(nil),              // 26: causeway.agent.v1.Trust
-	(*ExternalSecrets)(nil),    // 27: causeway.agent.v1.ExternalSecrets
-	(*ExternalSecret)(nil),     // 28: causeway.agent.v1.ExternalSecret
-	(*Bundle)(nil),             // 29: causeway.agent.v1.Bundle
-	(*ControlCertificate)(nil), // 30: causeway.agent.v1.ControlCertificate
-	(*Problem)(nil),            // 31: causeway.agent.v1.Problem
-	(*GoodbyeDone)(nil),        // 32: causeway.agent.v1.GoodbyeDone
-	(*Metrics)(nil),            // 33: causeway.agent.v1.Metrics
-	(*MetricsSidecar)(nil),     // 34: causeway.agent.v1.MetricsSidecar
-	(*MetricsSelector)(nil),    // 35: causeway.agent.v1.MetricsSelector
-	(*MetricsApplication)(nil), // 36: causeway.agent.v1.MetricsApplication
-	(*PrometheusBackend)(nil),  // 37: causeway.agent.v1.PrometheusBackend
-	(*MetricsCollector)(nil),   // 38: causeway.agent.v1.MetricsCollector
-	(*Collector)(nil),          // 39: causeway.agent.v1.Collector
-	nil,                        // 40: causeway.agent.v1.Metrics.LabelsEntry
+	(*Inquire)(nil),            // 19: causeway.agent.v1.Inquire
+	(*Welcome)(nil),            // 20: causeway.agent.v1.Welcome
+	(*Names)(nil),              // 21: causeway.agent.v1.Names
+	(*NameRecord)(nil),         // 22: causeway.agent.v1.NameRecord
+	(*Probes)(nil),             // 23: causeway.agent.v1.Probes
+	(*Probe)(nil),              // 24: causeway.agent.v1.Probe
+	(*IdentityOffer)(nil),      // 25: causeway.agent.v1.IdentityOffer
+	(*Identity)(nil),           // 26: causeway.agent.v1.Identity
+	(*Trust)(nil),              // 27: causeway.agent.v1.Trust
+	(*ExternalSecrets)(nil),    // 28: causeway.agent.v1.ExternalSecrets
+	(*ExternalSecret)(nil),     // 29: causeway.agent.v1.ExternalSecret
+	(*Bundle)(nil),             // 30: causeway.agent.v1.Bundle
+	(*ControlCertificate)(nil), // 31: causeway.agent.v1.ControlCertificate
+	(*Problem)(nil),            // 32: causeway.agent.v1.Problem
+	(*GoodbyeDone)(nil),        // 33: causeway.agent.v1.GoodbyeDone
+	(*Metrics)(nil),            // 34: causeway.agent.v1.Metrics
+	(*MetricsSidecar)(nil),     // 35: causeway.agent.v1.MetricsSidecar
+	(*MetricsSelector)(nil),    // 36: causeway.agent.v1.MetricsSelector
+	(*MetricsApplication)(nil), // 37: causeway.agent.v1.MetricsApplication
+	(*PrometheusBackend)(nil),  // 38: causeway.agent.v1.PrometheusBackend
+	(*MetricsCollector)(nil),   // 39: causeway.agent.v1.MetricsCollector
+	(*Collector)(nil),          // 40: causeway.agent.v1.Collector
+	nil,                        // 41: causeway.agent.v1.Metrics.LabelsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	6,  // 0: causeway.agent.v1.AgentMessage.hello:type_name -> causeway.agent.v1.Hello
@@ -3471,41 +3528,42 @@ var file_agent_proto_depIdxs = []int32{
 	9,  // 14: causeway.agent.v1.InboundStates.inbounds:type_name -> causeway.agent.v1.InboundState
 	13, // 15: causeway.agent.v1.MetricsStatus.problems:type_name -> causeway.agent.v1.MetricsProblem
 	15, // 16: causeway.agent.v1.LoadReport.loads:type_name -> causeway.agent.v1.Load
-	19, // 17: causeway.agent.v1.ZoneMessage.welcome:type_name -> causeway.agent.v1.Welcome
-	24, // 18: causeway.agent.v1.ZoneMessage.offer:type_name -> causeway.agent.v1.IdentityOffer
-	25, // 19: causeway.agent.v1.ZoneMessage.identity:type_name -> causeway.agent.v1.Identity
-	26, // 20: causeway.agent.v1.ZoneMessage.trust:type_name -> causeway.agent.v1.Trust
-	30, // 21: causeway.agent.v1.ZoneMessage.control:type_name -> causeway.agent.v1.ControlCertificate
-	31, // 22: causeway.agent.v1.ZoneMessage.problem:type_name -> causeway.agent.v1.Problem
-	32, // 23: causeway.agent.v1.ZoneMessage.goodbye_done:type_name -> causeway.agent.v1.GoodbyeDone
-	22, // 24: causeway.agent.v1.ZoneMessage.probes:type_name -> causeway.agent.v1.Probes
-	20, // 25: causeway.agent.v1.ZoneMessage.names:type_name -> causeway.agent.v1.Names
-	33, // 26: causeway.agent.v1.ZoneMessage.metrics:type_name -> causeway.agent.v1.Metrics
-	27, // 27: causeway.agent.v1.ZoneMessage.external:type_name -> causeway.agent.v1.ExternalSecrets
-	23, // 28: causeway.agent.v1.Welcome.probes:type_name -> causeway.agent.v1.Probe
-	24, // 29: causeway.agent.v1.Welcome.offer:type_name -> causeway.agent.v1.IdentityOffer
-	21, // 30: causeway.agent.v1.Names.records:type_name -> causeway.agent.v1.NameRecord
-	23, // 31: causeway.agent.v1.Probes.probes:type_name -> causeway.agent.v1.Probe
-	29, // 32: causeway.agent.v1.Trust.bundles:type_name -> causeway.agent.v1.Bundle
-	28, // 33: causeway.agent.v1.ExternalSecrets.secrets:type_name -> causeway.agent.v1.ExternalSecret
-	0,  // 34: causeway.agent.v1.Problem.severity:type_name -> causeway.agent.v1.Problem.Severity
-	40, // 35: causeway.agent.v1.Metrics.labels:type_name -> causeway.agent.v1.Metrics.LabelsEntry
-	34, // 36: causeway.agent.v1.Metrics.sidecar:type_name -> causeway.agent.v1.MetricsSidecar
-	36, // 37: causeway.agent.v1.Metrics.applications:type_name -> causeway.agent.v1.MetricsApplication
-	37, // 38: causeway.agent.v1.Metrics.prometheus:type_name -> causeway.agent.v1.PrometheusBackend
-	38, // 39: causeway.agent.v1.Metrics.collectors:type_name -> causeway.agent.v1.MetricsCollector
-	35, // 40: causeway.agent.v1.MetricsSidecar.exclude:type_name -> causeway.agent.v1.MetricsSelector
-	35, // 41: causeway.agent.v1.MetricsSidecar.include:type_name -> causeway.agent.v1.MetricsSelector
-	39, // 42: causeway.agent.v1.MetricsCollector.collector:type_name -> causeway.agent.v1.Collector
-	2,  // 43: causeway.agent.v1.Agent.Enroll:input_type -> causeway.agent.v1.EnrollRequest
-	4,  // 44: causeway.agent.v1.Agent.Session:input_type -> causeway.agent.v1.AgentMessage
-	3,  // 45: causeway.agent.v1.Agent.Enroll:output_type -> causeway.agent.v1.EnrollResponse
-	18, // 46: causeway.agent.v1.Agent.Session:output_type -> causeway.agent.v1.ZoneMessage
-	45, // [45:47] is the sub-list for method output_type
-	43, // [43:45] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	20, // 17: causeway.agent.v1.ZoneMessage.welcome:type_name -> causeway.agent.v1.Welcome
+	25, // 18: causeway.agent.v1.ZoneMessage.offer:type_name -> causeway.agent.v1.IdentityOffer
+	26, // 19: causeway.agent.v1.ZoneMessage.identity:type_name -> causeway.agent.v1.Identity
+	27, // 20: causeway.agent.v1.ZoneMessage.trust:type_name -> causeway.agent.v1.Trust
+	31, // 21: causeway.agent.v1.ZoneMessage.control:type_name -> causeway.agent.v1.ControlCertificate
+	32, // 22: causeway.agent.v1.ZoneMessage.problem:type_name -> causeway.agent.v1.Problem
+	33, // 23: causeway.agent.v1.ZoneMessage.goodbye_done:type_name -> causeway.agent.v1.GoodbyeDone
+	23, // 24: causeway.agent.v1.ZoneMessage.probes:type_name -> causeway.agent.v1.Probes
+	21, // 25: causeway.agent.v1.ZoneMessage.names:type_name -> causeway.agent.v1.Names
+	34, // 26: causeway.agent.v1.ZoneMessage.metrics:type_name -> causeway.agent.v1.Metrics
+	28, // 27: causeway.agent.v1.ZoneMessage.external:type_name -> causeway.agent.v1.ExternalSecrets
+	19, // 28: causeway.agent.v1.ZoneMessage.inquire:type_name -> causeway.agent.v1.Inquire
+	24, // 29: causeway.agent.v1.Welcome.probes:type_name -> causeway.agent.v1.Probe
+	25, // 30: causeway.agent.v1.Welcome.offer:type_name -> causeway.agent.v1.IdentityOffer
+	22, // 31: causeway.agent.v1.Names.records:type_name -> causeway.agent.v1.NameRecord
+	24, // 32: causeway.agent.v1.Probes.probes:type_name -> causeway.agent.v1.Probe
+	30, // 33: causeway.agent.v1.Trust.bundles:type_name -> causeway.agent.v1.Bundle
+	29, // 34: causeway.agent.v1.ExternalSecrets.secrets:type_name -> causeway.agent.v1.ExternalSecret
+	0,  // 35: causeway.agent.v1.Problem.severity:type_name -> causeway.agent.v1.Problem.Severity
+	41, // 36: causeway.agent.v1.Metrics.labels:type_name -> causeway.agent.v1.Metrics.LabelsEntry
+	35, // 37: causeway.agent.v1.Metrics.sidecar:type_name -> causeway.agent.v1.MetricsSidecar
+	37, // 38: causeway.agent.v1.Metrics.applications:type_name -> causeway.agent.v1.MetricsApplication
+	38, // 39: causeway.agent.v1.Metrics.prometheus:type_name -> causeway.agent.v1.PrometheusBackend
+	39, // 40: causeway.agent.v1.Metrics.collectors:type_name -> causeway.agent.v1.MetricsCollector
+	36, // 41: causeway.agent.v1.MetricsSidecar.exclude:type_name -> causeway.agent.v1.MetricsSelector
+	36, // 42: causeway.agent.v1.MetricsSidecar.include:type_name -> causeway.agent.v1.MetricsSelector
+	40, // 43: causeway.agent.v1.MetricsCollector.collector:type_name -> causeway.agent.v1.Collector
+	2,  // 44: causeway.agent.v1.Agent.Enroll:input_type -> causeway.agent.v1.EnrollRequest
+	4,  // 45: causeway.agent.v1.Agent.Session:input_type -> causeway.agent.v1.AgentMessage
+	3,  // 46: causeway.agent.v1.Agent.Enroll:output_type -> causeway.agent.v1.EnrollResponse
+	18, // 47: causeway.agent.v1.Agent.Session:output_type -> causeway.agent.v1.ZoneMessage
+	46, // [46:48] is the sub-list for method output_type
+	44, // [44:46] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -3537,6 +3595,7 @@ func file_agent_proto_init() {
 		(*ZoneMessage_Names)(nil),
 		(*ZoneMessage_Metrics)(nil),
 		(*ZoneMessage_External)(nil),
+		(*ZoneMessage_Inquire)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3544,7 +3603,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -47,7 +47,8 @@ func Serve(ctx context.Context, conn grpc.ClientConnInterface, atOnce int, answe
 	c := &clerk{stream: stream, answer: answer, free: make(chan struct{}, atOnce), working: map[uint64]context.CancelFunc{}}
 	defer c.work.Wait()
 	defer cancel()
-	if err := c.send(&Part{}); err != nil {
+	// A stream that has been refused already is told by what is received.
+	if err := c.send(&Part{}); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("offer answers: %w", err)
 	}
 	for {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 )
@@ -32,6 +33,7 @@ func (b *Budget) take(n int) bool {
 // A Desk is where one peer is asked. Questions go out one after the other, answers come in parts and in any order.
 type Desk struct {
 	budget    *Budget
+	patience  time.Duration
 	questions chan *Question
 	ended     chan struct{}
 	wake      chan struct{} // holds a token when there is something to withdraw
@@ -40,6 +42,7 @@ type Desk struct {
 	next      uint64
 	waiting   map[uint64]*pending
 	withdrawn []uint64
+	closed    bool // nobody had asked for a while
 }
 
 // pending is a question that somebody waits for.
@@ -48,9 +51,9 @@ type pending struct {
 	done chan error // buffered
 }
 
-// NewDesk makes a desk for one stream.
-func NewDesk(b *Budget) *Desk {
-	return &Desk{budget: b, questions: make(chan *Question), ended: make(chan struct{}), wake: make(chan struct{}, 1), waiting: map[uint64]*pending{}}
+// NewDesk makes a desk for one stream. It closes, and the stream with it, when nobody has asked for as long as its patience; zero is for ever.
+func NewDesk(b *Budget, patience time.Duration) *Desk {
+	return &Desk{budget: b, patience: patience, questions: make(chan *Question), ended: make(chan struct{}), wake: make(chan struct{}, 1), waiting: map[uint64]*pending{}}
 }
 
 // Serve puts questions to the peer that opened the stream until the stream or ctx ends. A desk serves once.
@@ -67,8 +70,16 @@ func (d *Desk) Serve(ctx context.Context, stream grpc.BidiStreamingServer[Part, 
 			d.take(p)
 		}
 	}()
+	var idle <-chan time.Time
 	for {
+		if d.patience > 0 {
+			idle = time.After(d.patience)
+		}
 		select {
+		case <-idle:
+			if d.close() {
+				return nil
+			}
 		case q := <-d.questions:
 			if err := stream.Send(q); err != nil {
 				return err
@@ -85,6 +96,14 @@ func (d *Desk) Serve(ctx context.Context, stream grpc.BidiStreamingServer[Part, 
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// close closes the desk unless somebody waits at it.
+func (d *Desk) close() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = len(d.waiting) == 0
+	return d.closed
 }
 
 func (d *Desk) toWithdraw() []uint64 {
@@ -142,12 +161,16 @@ func (d *Desk) end() {
 }
 
 // Ask puts a question to the peer and waits for the whole answer. It returns resource.ErrNotFound, a Failure that the peer tells, or
-// ErrAway. When ctx ends, the question is withdrawn.
+// ErrAway, or ErrClosed before the question went out. When ctx ends, the question is withdrawn.
 func (d *Desk) Ask(ctx context.Context, q *Question) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
 	p := &pending{done: make(chan error, 1)}
 	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil, ErrClosed
+	}
 	if len(d.waiting) >= MaxWaiting {
 		d.mu.Unlock()
 		return nil, Failf("there are %d questions to answer already; try again", MaxWaiting)

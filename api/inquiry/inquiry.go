@@ -56,6 +56,9 @@ func Failf(format string, args ...any) error { return &Failure{fmt.Sprintf(forma
 // ErrAway is a peer that cannot be asked, because it is not connected or went away meanwhile.
 var ErrAway = errors.New("not connected")
 
+// ErrClosed is a desk at which nobody had asked for a while. The peer has to open another stream.
+var ErrClosed = errors.New("the desk is closed")
+
 // end is the last part of an answer that ended with err.
 func end(id uint64, err error) *Part {
 	p := &Part{Id: id, Last: true}

@@ -21,12 +21,13 @@ import (
 // side is who asks: a server with the desk of the one peer that has opened a stream.
 type side struct {
 	UnimplementedInquiryServer
-	budget *Budget
-	desks  chan *Desk
+	budget   *Budget
+	desks    chan *Desk
+	patience time.Duration
 }
 
 func (s *side) Answer(stream grpc.BidiStreamingServer[Part, Question]) error {
-	d := NewDesk(s.budget)
+	d := NewDesk(s.budget, s.patience)
 	s.desks <- d
 	return d.Serve(stream.Context(), stream)
 }
@@ -34,9 +35,15 @@ func (s *side) Answer(stream grpc.BidiStreamingServer[Part, Question]) error {
 // connect gives the desk of a peer that answers so, and a function that ends the peer and returns how it ended.
 func connect(t *testing.T, b *Budget, atOnce int, answer Answerer) (*Desk, func() error) {
 	t.Helper()
+	return connectFor(t, b, 0, atOnce, answer)
+}
+
+// connectFor does with a desk that has only so much patience.
+func connectFor(t *testing.T, b *Budget, patience time.Duration, atOnce int, answer Answerer) (*Desk, func() error) {
+	t.Helper()
 	l := bufconn.Listen(1 << 20)
 	server := grpc.NewServer()
-	s := &side{budget: b, desks: make(chan *Desk, 1)}
+	s := &side{budget: b, patience: patience, desks: make(chan *Desk, 1)}
 	RegisterInquiryServer(server, s)
 	var work sync.WaitGroup
 	work.Go(func() { _ = server.Serve(l) })
@@ -105,6 +112,35 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// A desk closes when nobody asks, not while somebody waits; who comes too late is told so.
+func TestDeskCloses(t *testing.T) {
+	t.Parallel()
+	slow := make(chan struct{})
+	d, _ := connectFor(t, NewBudget(MaxAnswer), 10*time.Millisecond, 1, func(ctx context.Context, q *Question, w io.Writer) error {
+		if q.GetWhat() != "slow" {
+			return nil
+		}
+		// Several times the patience of the desk.
+		timer := time.NewTimer(100 * time.Millisecond)
+		defer timer.Stop()
+		<-timer.C
+		close(slow)
+		_, err := io.WriteString(w, "done")
+		return err
+	})
+	if b, err := d.Ask(t.Context(), &Question{What: "slow"}); err == nil {
+		if <-slow; string(b) != "done" {
+			t.Errorf("got %q", b)
+		}
+	} else if !errors.Is(err, ErrClosed) { // this machine was slower than the desk had patience
+		t.Fatal(err)
+	}
+	<-d.ended
+	if _, err := d.Ask(t.Context(), &Question{}); !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestAnswersAreBounded(t *testing.T) {
 	t.Parallel()
 	var sent, most int
@@ -124,7 +160,7 @@ func TestAnswersAreBounded(t *testing.T) {
 	}
 	failsWith(t, last.err(), "more than")
 	// Who receives does not rely on that.
-	d := NewDesk(NewBudget(2 * MaxAnswer))
+	d := NewDesk(NewBudget(2*MaxAnswer), 0)
 	q := &pending{done: make(chan error, 1)}
 	d.waiting[1] = q
 	for n := 0; n <= MaxAnswer; n += 1 << 20 {
@@ -255,7 +291,7 @@ func TestAway(t *testing.T) {
 func TestPartsThatNobodyAskedFor(t *testing.T) {
 	t.Parallel()
 	b := NewBudget(MaxAnswer)
-	d := NewDesk(b)
+	d := NewDesk(b, 0)
 	d.take(&Part{Id: 7, Data: make([]byte, 1000)})
 	d.take(&Part{Id: 0, Last: true, Failure: "x"})
 	if left := b.left.Load(); left != MaxAnswer || len(d.waiting) != 0 {

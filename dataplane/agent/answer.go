@@ -15,11 +15,11 @@ import (
 // maxQuestions is how many questions Envoy is asked at a time: its one main thread answers them.
 const maxQuestions = 2
 
-// answerQuestions tells the zone what Envoy says of itself, until the session ends.
+// answerQuestions tells the zone what Envoy says of itself, until it asks no more.
 func (l *link) answerQuestions(ctx context.Context, conn *grpc.ClientConn) {
 	err := inquiry.Serve(ctx, conn, maxQuestions, l.a.supervisor.admin.answer)
 	if ctx.Err() == nil {
-		l.a.log.Debug("the zone asks no more about envoy in this session", "err", err)
+		l.a.log.Debug("the zone asks no more about envoy", "err", err)
 	}
 }
 

@@ -47,6 +47,7 @@ type link struct {
 	askAt        time.Time // when to ask for an identity; zero when there is no need
 	controlAsked *ecdsa.PrivateKey
 	ignored      uint64 // messages of newer zones
+	inquired     func() // has the agent take questions; of the present session
 
 	ready     chan struct{} // closed when Envoy may start
 	leaving   chan struct{} // closed when the agent says goodbye
@@ -68,6 +69,7 @@ func newLink(a *agent) *link {
 	return &link{
 		a: a, addresses: slices.Clone(a.cfg.Zone.Addresses), waiting: "the zone was not reached yet",
 		ready: make(chan struct{}), leaving: make(chan struct{}), confirmed: make(chan error, 1), connected: make(chan struct{}),
+		inquired: func() {},
 	}
 }
 
@@ -263,8 +265,15 @@ func (l *link) serve(ctx context.Context, cancel func(), stream agentapi.Agent_S
 		return err
 	}
 	defer l.close()
-	if slices.Contains(l.about().GetFeatures(), agentapi.FeatureInquiry) {
-		work.Go(func() { l.answerQuestions(ctx, conn) })
+	stop := func() {}
+	l.inquired = func() {
+		stop()
+		asked, cancel := context.WithCancel(ctx)
+		stop = cancel
+		work.Go(func() {
+			defer cancel()
+			l.answerQuestions(asked, conn)
+		})
 	}
 	return l.exchange(ctx, stream, in)
 }
@@ -451,6 +460,8 @@ func (l *link) message(in *agentapi.ZoneMessage) error {
 		}
 	case *agentapi.ZoneMessage_External:
 		l.external(m.External)
+	case *agentapi.ZoneMessage_Inquire:
+		l.inquired()
 	case *agentapi.ZoneMessage_Metrics:
 		l.a.metrics.Set(m.Metrics)
 	case *agentapi.ZoneMessage_Problem:

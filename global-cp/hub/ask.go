@@ -24,7 +24,7 @@ func (h *Hub) Answer(stream grpc.BidiStreamingServer[inquiry.Part, inquiry.Quest
 	if err := h.cfg.Access.Check(cred); err != nil {
 		return status.Error(codes.Unauthenticated, err.Error())
 	}
-	d := inquiry.NewDesk(h.budget)
+	d := inquiry.NewDesk(h.budget, 0)
 	h.mu.Lock()
 	h.desks[cred.ZoneID] = d // a newer stream takes the place of an older one
 	h.mu.Unlock()

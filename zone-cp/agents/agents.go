@@ -149,7 +149,7 @@ func New(cfg Config) (*Service, error) {
 			*d.at = d.def
 		}
 	}
-	s := &Service{cfg: cfg, registry: newRegistry(), due: newDeadlines(), sharing: newSharing(), desks: newDesks()}
+	s := &Service{cfg: cfg, registry: newRegistry(), due: newDeadlines(), sharing: newSharing(), desks: newDesks(deskPatience)}
 	s.metrics = newMetrics(cfg.Registerer, s.registry)
 	return s, nil
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -44,6 +46,8 @@ func (a *agent) offer(answer inquiry.Answerer) (end func() error) {
 	}
 }
 
+func inquired(m *agentapi.ZoneMessage) bool { return m.GetInquire() != nil }
+
 func modern(h *agentapi.Hello) { h.Features = append(h.Features, agentapi.FeatureInquiry) }
 
 // Whoever cannot be asked is named with the reason, at once.
@@ -76,21 +80,28 @@ func TestWhoCannotBeAsked(t *testing.T) {
 
 	session := a.open(modern)
 	session.welcome()
-	ask("takes no questions yet")
 	begun := make(chan struct{})
-	end := a.offer(func(ctx context.Context, q *inquiry.Question, w io.Writer) error {
+	answer := func(ctx context.Context, q *inquiry.Question, w io.Writer) error {
 		if q.GetWhat() == inquiry.WhatDump {
 			close(begun)
 			<-ctx.Done()
 		}
 		_, err := io.WriteString(w, q.GetMesh()+"/"+q.GetName()+"/"+q.GetWhat())
 		return err
-	})
-	z.until("it takes questions", func() bool { return z.desks.of(web) != nil })
+	}
+	if d := z.desks.of(web); d != nil {
+		t.Error("there is a stream though nobody asks")
+	}
+	called := make(chan func() error, 1)
+	go func() {
+		session.next("the question is announced", inquired)
+		called <- a.offer(answer)
+	}()
 	q := &inquiry.Question{What: inquiry.WhatStats, Mesh: web.Mesh, Name: web.Name}
 	if b, err := z.Ask(t.Context(), web, q); err != nil || string(b) != "default/web-1/stats" {
 		t.Errorf("%q, %v", b, err)
 	}
+	end := <-called
 	// The session ends while an answer is on its way, and the stream with it.
 	go func() {
 		<-begun
@@ -115,10 +126,67 @@ func TestAnAgentAnswersForItself(t *testing.T) {
 	if _, err := a.enroll(z.token(webToken)); err != nil {
 		t.Fatal(err)
 	}
-	a.open(modern).welcome()
+	session := a.open(modern)
+	session.welcome()
 	a.offer(func(context.Context, *inquiry.Question, io.Writer) error { return nil })
 	z.until("it takes questions", func() bool { return z.desks.of(web) != nil })
 	if d := z.desks.of(resource.Key{Type: web.Type, Mesh: "default", Name: "db-1"}); d != nil {
 		t.Error("it is asked about another dataplane")
+	}
+}
+
+// An agent is called once for all who wait, and again when it has been let go.
+func TestAgentsAreCalled(t *testing.T) {
+	w := newWorld(t)
+	z := w.start()
+	z.desks.patience = 20 * time.Millisecond
+	a := z.agent("one")
+	if _, err := a.enroll(z.token(webToken)); err != nil {
+		t.Fatal(err)
+	}
+	session := a.open(modern)
+	session.welcome()
+	ask := func(ctx context.Context) error {
+		b, err := z.Ask(ctx, web, &inquiry.Question{What: inquiry.WhatStats})
+		if err == nil && string(b) != "fine" {
+			err = fmt.Errorf("got %q", b)
+		}
+		return err
+	}
+	// Who gives up before the agent comes is no reason not to call it again.
+	given, giveUp := context.WithCancel(t.Context())
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		if err := ask(given); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+	})
+	session.next("a question is announced", inquired)
+	giveUp()
+	waiting.Wait()
+	go func() {
+		for {
+			m, err := session.Recv()
+			if err != nil {
+				return
+			}
+			if inquired(m) {
+				a.offer(func(_ context.Context, _ *inquiry.Question, w io.Writer) error {
+					_, err := io.WriteString(w, "fine")
+					return err
+				})
+			}
+		}
+	}()
+	for range 2 {
+		for range 3 {
+			waiting.Go(func() {
+				if err := ask(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		waiting.Wait()
+		z.until("the stream that nobody needs has ended", func() bool { return z.desks.of(web) == nil })
 	}
 }

@@ -49,6 +49,7 @@ type session struct {
 	poked    atomic.Bool            // something may be new in the catalog
 	reworded atomic.Bool            // the mesh may have something to tell
 	told     atomic.Pointer[string] // the outcome of announcing a goodbye
+	inquired atomic.Bool            // somebody has a question
 
 	feed     NamesFeed // nil when the agent gets no names
 	follower Follower  // nil when nothing can be told
@@ -310,6 +311,12 @@ func (ss *session) tell(unconfirmed string) {
 	ss.Wake()
 }
 
+// inquire has the agent open a stream on which it can be asked.
+func (ss *session) inquire() {
+	ss.inquired.Store(true)
+	ss.Wake()
+}
+
 // fresh is what the agent has not been told of all that the session was woken for.
 func (ss *session) fresh() (out []*agentapi.ZoneMessage, err error) {
 	if ss.poked.Swap(false) {
@@ -323,6 +330,9 @@ func (ss *session) fresh() (out []*agentapi.ZoneMessage, err error) {
 	}
 	if ss.follower != nil && ss.reworded.Swap(false) {
 		out = append(out, ss.words(ss.follower.Messages())...)
+	}
+	if ss.inquired.Swap(false) {
+		out = append(out, &agentapi.ZoneMessage{Message: &agentapi.ZoneMessage_Inquire{Inquire: &agentapi.Inquire{}}})
 	}
 	if unconfirmed := ss.told.Swap(nil); unconfirmed != nil {
 		out = append(out, &agentapi.ZoneMessage{Message: &agentapi.ZoneMessage_GoodbyeDone{
