@@ -71,20 +71,27 @@ type pair struct{ cert, key []byte }
 // issue signs a certificate for a SPIFFE ID, whatever trust domain it claims.
 func (a *authority) issue(t testing.TB, spiffeID string) pair {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
 	id, err := url.Parse(spiffeID)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return a.certify(t, func(c *x509.Certificate) { c.URIs = []*url.URL{id} })
+}
+
+// certify signs a certificate for what is named.
+func (a *authority) certify(t testing.TB, name func(*x509.Certificate)) pair {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	template := &x509.Certificate{
-		SerialNumber: serial(t), URIs: []*url.URL{id},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		SerialNumber: serial(t),
+		NotBefore:    time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}
+	name(template)
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
 	if err != nil {
 		t.Fatal(err)

@@ -1,9 +1,12 @@
 package envoy
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -123,6 +126,78 @@ spec:
 		})
 		p.UntilTrue(t, `up`, 0)
 	})
+}
+
+// testMetricsTLS lets a real Prometheus read over TLS: with a certificate of the host, which it verifies, and with the identity of the
+// workload, which is for clients with an identity of the mesh alone. Nothing is told in plaintext.
+func testMetricsTLS(t *testing.T, m *testmesh.Mesh) {
+	root, hosts, others := newAuthority(t, "root"), newAuthority(t, "hosts"), newAuthority(t, "others")
+	dir := t.TempDir()
+	file := func(name string, text []byte) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	files := func(name string, p pair) string {
+		return fmt.Sprintf("cert_file: %s, key_file: %s", file(name+".pem", p.cert), file(name+".key", p.key))
+	}
+	served := hosts.certify(t, func(c *x509.Certificate) { c.DNSNames = []string{"metrics.example"} })
+	certFile, keyFile := file("served.pem", served.cert), file("served.key", served.key)
+	provided, mutual := ports.Free(t, "127.0.0.1"), ports.Free(t, "127.0.0.1")
+	m.Apply(t, "type: MeshIdentity\nname: identity\nspec: {selector: {dataplane: {}}, provider: {type: Bundled, bundled: "+supplied(t, root.pem, root)+"}}\n")
+	m.ApplyWarned(t, fmt.Sprintf("type: MeshMetric\nname: metrics\nspec:\n  default:\n    backends:\n"+
+		"    - {type: Prometheus, prometheus: {port: %d, tls: {mode: ProvidedTLS}}}\n    - {type: Prometheus, prometheus: {port: %d, tls: {mode: ActiveMTLSBackend}}}\n", provided, mutual))
+	client := m.Workload(t, testmesh.Workload{Name: "client-1", Configure: func(c *agent.Config) {
+		c.Metrics.CertFile, c.Metrics.KeyFile = certFile, keyFile
+	}})
+	var config strings.Builder
+	config.WriteString("global: {scrape_interval: 500ms, scrape_timeout: 500ms}\nscrape_configs:\n")
+	wants := map[string]int{}
+	job := func(name, scheme string, port int, tls string, up int) {
+		fmt.Fprintf(&config, "- {job_name: %s, scheme: %s, tls_config: {%s}, static_configs: [{targets: ['%s:%d']}]}\n", name, scheme, tls, client.Host, port)
+		wants[name] = up
+	}
+	ca := func(a *authority, name string) string { return "ca_file: " + file(name+"-ca.pem", a.pem) }
+	job("verified", "https", provided, ca(hosts, "hosts")+", server_name: metrics.example", 1)
+	job("foreign-authority", "https", provided, ca(others, "others")+", server_name: metrics.example", 0)
+	job("foreign-name", "https", provided, ca(hosts, "again")+", server_name: other.example", 0)
+	job("plaintext", "http", provided, "", 0)
+	job("member", "https", mutual, files("member", root.issue(t, spiffe(m, "prometheus")))+", insecure_skip_verify: true", 1)
+	job("stranger", "https", mutual, files("stranger", others.issue(t, spiffe(m, "prometheus")))+", insecure_skip_verify: true", 0)
+	job("foreign-domain", "https", mutual, files("domain", root.issue(t, "spiffe://elsewhere/prometheus"))+", insecure_skip_verify: true", 0)
+	job("nobody", "https", mutual, "insecure_skip_verify: true", 0)
+	job("mutual-plaintext", "http", mutual, "", 0)
+	p := prometheus.Start(t, config.String())
+	for name, up := range wants {
+		p.UntilTrue(t, fmt.Sprintf(`up{job=%q} == %d`, name, up), 1)
+	}
+	p.UntilTrue(t, `envoy_server_live{job=~"verified|member",kuma_workload="client"} == 1`, 2)
+	if got, err := p.Query(t.Context(), `envoy_server_live{job!~"verified|member"}`); err != nil || len(got) > 0 {
+		t.Errorf("who may not ask is told: %v %v", got, err)
+	}
+	// What is served is the identity of the workload, from the authority of the mesh, and no other.
+	member := root.issue(t, spiffe(m, "prometheus")).tls(t)
+	c, err := tls.Dial("tcp", net.JoinHostPort(client.Host, fmt.Sprint(mutual)), &tls.Config{
+		InsecureSkipVerify:   true, // identities have no host names
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &member, nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	peer := c.ConnectionState().PeerCertificates[0]
+	roots := x509.NewCertPool()
+	roots.AddCert(root.cert)
+	if _, err := peer.Verify(x509.VerifyOptions{Roots: roots}); err != nil || len(peer.URIs) != 1 || peer.URIs[0].String() != spiffe(m, "client") {
+		t.Errorf("metrics are served as %v: %v", peer.URIs, err)
+	}
+	// A renewed certificate of the host is served without a restart.
+	renewed := others.certify(t, func(c *x509.Certificate) { c.DNSNames = []string{"metrics.example"} })
+	file("served.key", renewed.key)
+	file("served.pem", renewed.cert)
+	p.UntilTrue(t, `up{job="foreign-authority"} == 1`, 1)
 }
 
 // scrapeConfig finds the backends that name the client main, and as another client those that name none. Debian's Prometheus is built

@@ -58,6 +58,7 @@ func TestTraffic(t *testing.T) {
 		{name: "dying", run: testDying},
 		{name: "probes", run: testProbes, skip: []string{"MeshRetry"}},
 		{name: "metrics", run: testMetrics},
+		{name: "metrics-tls", run: testMetricsTLS},
 	} {
 		t.Run(g.name, func(t *testing.T) {
 			t.Parallel()
