@@ -19,6 +19,7 @@ run: build ## Run one zone with the embedded store in ./causeway-data
 	bin/causeway run zone --zone local
 
 test: prepare ## Run every test with the race detector; the one command. What fails is run up to twice more and named, at most 3 tests
+	go run . envoy fetch --version 1.39.3 >/dev/null
 	envoy="$${CAUSEWAY_ENVOY:-$$(go run . envoy fetch)}" && { CAUSEWAY_ENVOY="$$envoy" $(TOOL) gotestsum --format standard-quiet --jsonfile test-results.json \
 		--rerun-fails=2 --rerun-fails-max-failures=3 --rerun-fails-report test-reruns.txt --packages ./... -- -race -p 2 -timeout 30m; \
 		tests=$$?; go run ./test/acceptance/report test-results.json && exit $$tests; }

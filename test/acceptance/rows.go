@@ -97,7 +97,7 @@ var Parts = []Part{
 		{Letters: "U", Suite: "resilience", Proves: "a proxy is shown offline after an outage of the control plane; of several instances on PostgreSQL one leads, and stops when it loses the database"},
 		{Letters: "M", Suite: "resilience", Proves: "a zone is shown offline when its control plane is killed, while global is down, and after global's restart"},
 		{Letters: "M", Suite: "zonedisable", Proves: "a disabled zone gets no traffic from others and goes on serving its own"},
-		{Letters: "U", Suite: "compatibility", Proves: "proxies of an older and the present version talk to each other", Unproven: true},
+		{Letters: "U", Suite: "compatibility", Proves: "proxies of an older and the present version talk to each other"},
 	}},
 	{"Observability, patching, passthrough", []Row{
 		{Letters: "U", Suite: "meshaccesslog", Proves: "logs of what is sent, of a service, of a route, of passthrough and of what is received, as text and JSON; rules by client"},

@@ -50,7 +50,9 @@ func inquired(m *agentapi.ZoneMessage) bool { return m.GetInquire() != nil }
 
 func modern(h *agentapi.Hello) { h.Features = append(h.Features, agentapi.FeatureInquiry) }
 
-// Whoever cannot be asked is named with the reason, at once.
+// Whoever cannot be asked is named with the reason, at once; an agent of an older version has its session all the same.
+//
+// Acceptance: U compatibility: an agent that lacks a feature is served, and what it cannot do is said
 func TestWhoCannotBeAsked(t *testing.T) {
 	z := newWorld(t).start()
 	ask := func(want string) {
