@@ -86,7 +86,7 @@ Start a control plane with "causeway run zone", point the command line at it wit
 		}
 	}
 	in(groupRun, p.runCommand(), p.demoCommand())
-	in(groupSee, p.getCommand(), p.describeCommand(), p.explainCommand(), p.applyCommand(), p.deleteCommand(), p.zoneCommand())
+	in(groupSee, p.getCommand(), p.describeCommand(), p.inspectCommand(), p.explainCommand(), p.applyCommand(), p.deleteCommand(), p.zoneCommand())
 	in(groupSetUp, p.contextCommand(), p.tokenCommand(), p.envoyCommand(), p.installCommand(), p.uninstallCommand(), p.completionCommand(), p.versionCommand())
 	root.AddCommand(p.topics()...)
 	usageErrors(root)

@@ -1,5 +1,5 @@
 // Package inquiry carries questions of operators to where the answer is known, and the answers, which can be large, back in parts: from
-// global to a zone, from a zone to an agent, and between instances of one control plane. Both directions are bounded, an answer that
+// global to a zone, and from a zone to an agent. Both directions are bounded, an answer that
 // nobody waits for any more is given up, and nothing here holds up other traffic of the connection. It does not decide who may ask,
 // what can be asked, or who knows the answer.
 package inquiry

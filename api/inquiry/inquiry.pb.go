@@ -278,10 +278,9 @@ const file_inquiry_proto_rawDesc = "" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\bR\x04last\x12\x18\n" +
 	"\afailure\x18\x04 \x01(\tR\afailure\x12\x1b\n" +
-	"\tnot_found\x18\x05 \x01(\bR\bnotFound2\x94\x01\n" +
+	"\tnot_found\x18\x05 \x01(\bR\bnotFound2Q\n" +
 	"\aInquiry\x12F\n" +
-	"\x06Answer\x12\x19.causeway.inquiry.v1.Part\x1a\x1d.causeway.inquiry.v1.Question(\x010\x01\x12A\n" +
-	"\x03Ask\x12\x1d.causeway.inquiry.v1.Question\x1a\x19.causeway.inquiry.v1.Part0\x01B7Z5github.com/causeway-mesh/causeway/api/inquiry;inquiryb\x06proto3"
+	"\x06Answer\x12\x19.causeway.inquiry.v1.Part\x1a\x1d.causeway.inquiry.v1.Question(\x010\x01B7Z5github.com/causeway-mesh/causeway/api/inquiry;inquiryb\x06proto3"
 
 var (
 	file_inquiry_proto_rawDescOnce sync.Once
@@ -302,11 +301,9 @@ var file_inquiry_proto_goTypes = []any{
 }
 var file_inquiry_proto_depIdxs = []int32{
 	1, // 0: causeway.inquiry.v1.Inquiry.Answer:input_type -> causeway.inquiry.v1.Part
-	0, // 1: causeway.inquiry.v1.Inquiry.Ask:input_type -> causeway.inquiry.v1.Question
-	0, // 2: causeway.inquiry.v1.Inquiry.Answer:output_type -> causeway.inquiry.v1.Question
-	1, // 3: causeway.inquiry.v1.Inquiry.Ask:output_type -> causeway.inquiry.v1.Part
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
+	0, // 1: causeway.inquiry.v1.Inquiry.Answer:output_type -> causeway.inquiry.v1.Question
+	1, // [1:2] is the sub-list for method output_type
+	0, // [0:1] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name

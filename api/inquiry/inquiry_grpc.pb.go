@@ -22,7 +22,6 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Inquiry_Answer_FullMethodName = "/causeway.inquiry.v1.Inquiry/Answer"
-	Inquiry_Ask_FullMethodName    = "/causeway.inquiry.v1.Inquiry/Ask"
 )
 
 // InquiryClient is the client API for Inquiry service.
@@ -33,8 +32,6 @@ const (
 type InquiryClient interface {
 	// Answer is opened by who is asked, and lasts as long as the connection. Questions are answered in any order.
 	Answer(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Part, Question], error)
-	// Ask is for other instances of the same control plane: who opened Answer did so at one of them only.
-	Ask(ctx context.Context, in *Question, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Part], error)
 }
 
 type inquiryClient struct {
@@ -58,25 +55,6 @@ func (c *inquiryClient) Answer(ctx context.Context, opts ...grpc.CallOption) (gr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Inquiry_AnswerClient = grpc.BidiStreamingClient[Part, Question]
 
-func (c *inquiryClient) Ask(ctx context.Context, in *Question, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Part], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Inquiry_ServiceDesc.Streams[1], Inquiry_Ask_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[Question, Part]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Inquiry_AskClient = grpc.ServerStreamingClient[Part]
-
 // InquiryServer is the server API for Inquiry service.
 // All implementations must embed UnimplementedInquiryServer
 // for forward compatibility.
@@ -85,8 +63,6 @@ type Inquiry_AskClient = grpc.ServerStreamingClient[Part]
 type InquiryServer interface {
 	// Answer is opened by who is asked, and lasts as long as the connection. Questions are answered in any order.
 	Answer(grpc.BidiStreamingServer[Part, Question]) error
-	// Ask is for other instances of the same control plane: who opened Answer did so at one of them only.
-	Ask(*Question, grpc.ServerStreamingServer[Part]) error
 	mustEmbedUnimplementedInquiryServer()
 }
 
@@ -99,9 +75,6 @@ type UnimplementedInquiryServer struct{}
 
 func (UnimplementedInquiryServer) Answer(grpc.BidiStreamingServer[Part, Question]) error {
 	return status.Error(codes.Unimplemented, "method Answer not implemented")
-}
-func (UnimplementedInquiryServer) Ask(*Question, grpc.ServerStreamingServer[Part]) error {
-	return status.Error(codes.Unimplemented, "method Ask not implemented")
 }
 func (UnimplementedInquiryServer) mustEmbedUnimplementedInquiryServer() {}
 func (UnimplementedInquiryServer) testEmbeddedByValue()                 {}
@@ -131,17 +104,6 @@ func _Inquiry_Answer_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Inquiry_AnswerServer = grpc.BidiStreamingServer[Part, Question]
 
-func _Inquiry_Ask_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(Question)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(InquiryServer).Ask(m, &grpc.GenericServerStream[Question, Part]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Inquiry_AskServer = grpc.ServerStreamingServer[Part]
-
 // Inquiry_ServiceDesc is the grpc.ServiceDesc for Inquiry service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -155,11 +117,6 @@ var Inquiry_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _Inquiry_Answer_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
-		},
-		{
-			StreamName:    "Ask",
-			Handler:       _Inquiry_Ask_Handler,
-			ServerStreams: true,
 		},
 	},
 	Metadata: "inquiry.proto",

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/causeway-mesh/causeway/api"
+	"github.com/causeway-mesh/causeway/api/hosting"
 	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/policies"
 	"github.com/causeway-mesh/causeway/api/resource"
@@ -159,7 +160,7 @@ func start(t *testing.T, mode string) *session {
 	s.ca, s.token = filepath.Join(keep, "ca.pem"), filepath.Join(keep, "admin.token")
 	c := openCatalog(t)
 	cfg := rest.Config{
-		Catalog: c, Mode: rest.Standalone, Zone: "east", OnMeshCreated: onMeshCreated, Insights: observed{},
+		Catalog: c, Mode: rest.Standalone, Zone: "east", OnMeshCreated: onMeshCreated, Insights: observed{}, Inspector: explains{c}, Concerns: hosting.Concerns("east"),
 		About: rest.About{Hostname: "host", Version: "1.2.3", InstanceID: "host-1", ClusterID: "c1"},
 	}
 	if mode == modeScripted {
