@@ -26,7 +26,9 @@ import (
 
 const (
 	// noDestination is where connections to ports end that are no inbound, when only inbounds may be reached.
-	noDestination      = "self_transparentproxy_no_destination_inbound"
+	noDestination = "self_transparentproxy_no_destination_inbound"
+	// noService is where connections to virtual addresses end whose port no service has.
+	noService          = "self_transparentproxy_no_destination_outbound"
 	passthroughConnect = 10 * time.Second
 )
 
@@ -137,17 +139,14 @@ func (c *Compiler) modeOfProxy(r *memo.Reader, meshName string, selected []view.
 
 func (c *Compiler) buildCapture(_ *memo.Reader, k captureKey) []built {
 	out := []built{c.buildCaptureListener(k)}
+	if f := out[0].frag; f != nil && slices.Contains(f.Refs, Ref{Cluster, noService}) {
+		out = append(out, c.buildNowhere(noService))
+	}
 	if f := out[0].frag; f != nil && !k.Closed && !slices.Contains(f.Refs, Ref{Cluster, k.name()}) {
 		return out // policies let nothing through, or only what they name
 	}
 	if k.Closed {
-		return append(out, c.buildFragment(Cluster, noDestination, "", nil, func([]conf) (proto.Message, error) {
-			return &clusterv3.Cluster{
-				Name:                 noDestination,
-				ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
-				ConnectTimeout:       durationpb.New(passthroughConnect),
-			}, nil
-		}))
+		return append(out, c.buildNowhere(noDestination))
 	}
 	return append(out, c.buildFragment(Cluster, k.name(), "", nil, func([]conf) (proto.Message, error) {
 		m := originalDestination(k.name())
@@ -156,6 +155,17 @@ func (c *Compiler) buildCapture(_ *memo.Reader, k captureKey) []built {
 		}
 		return m, nil
 	}))
+}
+
+// buildNowhere is a cluster without endpoints: connections that are led there end.
+func (c *Compiler) buildNowhere(name string) built {
+	return c.buildFragment(Cluster, name, "", nil, func([]conf) (proto.Message, error) {
+		return &clusterv3.Cluster{
+			Name:                 name,
+			ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+			ConnectTimeout:       durationpb.New(passthroughConnect),
+		}, nil
+	})
 }
 
 // originalDestination is the cluster of whatever its clients wanted to reach.
@@ -204,8 +214,27 @@ func (c *Compiler) buildCaptureListener(k captureKey) built {
 		if err != nil {
 			return nil, err
 		}
+		if k.Direction == proxy.Outbound && k.Family == ipv4 && m.FilterChainMatcher == nil {
+			filter, err := c.tcpFilterOf(l, noService, keep(k.TCP.list(), cs))
+			if err != nil {
+				return nil, err
+			}
+			m.FilterChains = append(m.FilterChains, &listenerv3.FilterChain{
+				Name: noService, FilterChainMatch: &listenerv3.FilterChainMatch{PrefixRanges: virtualRanges()}, Filters: []*listenerv3.Filter{filter},
+			})
+		}
 		return m, c.addLogs(m, k.Logs, cs, l)
 	})
+}
+
+// virtualRanges are where nothing can be but services of the mesh. A connection that no listener of a service takes must not leave the
+// host: it would go to whoever answers there.
+func virtualRanges() []*corev3.CidrRange {
+	var out []*corev3.CidrRange
+	for _, p := range mesh.VirtualRanges {
+		out = append(out, &corev3.CidrRange{AddressPrefix: p.Addr().String(), PrefixLen: wrapperspb.UInt32(uint32(p.Bits()))})
+	}
+	return out
 }
 
 // listenerRefs are the clusters and routes that the filters of a listener name.

@@ -1,5 +1,7 @@
 package mesh
 
+import "net/netip"
+
 // A Condition is one aspect of the state of a resource.
 type Condition struct {
 	// Type names the aspect.
@@ -66,6 +68,11 @@ const (
 type VIP struct {
 	// IP of the service inside the mesh.
 	IP string `json:"ip"`
+}
+
+// VirtualRanges hold all virtual addresses, and nothing else.
+var VirtualRanges = []netip.Prefix{
+	netip.MustParsePrefix("241.0.0.0/8"), netip.MustParsePrefix("242.0.0.0/8"), netip.MustParsePrefix("243.0.0.0/8"),
 }
 
 // DataplaneProxies counts the proxies of a service or workload.

@@ -215,6 +215,17 @@ func TestPassthrough(t *testing.T) {
 	const answer = "503 This answer comes from the proxy: no MeshPassthrough lets requests to this destination through.\n"
 	o.expect("request without a policy", o.get(o.plain, "any.example.com"), "200 hello any.example.com")
 	o.expect("TLS without a policy", o.handshake("any.example.com"), "secure")
+	// A virtual address with a port that no service has: nothing may leave the host.
+	tried := func() int {
+		return o.member.stat(t, "cluster.self_transparentproxy_passthrough_outbound_ipv4.upstream_cx_total")
+	}
+	before := tried()
+	for _, ip := range []string{"241.0.0.9", "242.0.128.1", "243.0.192.1"} {
+		o.expect("no service at "+ip, o.hear(o.dial(ip, 4711)), hungUp)
+	}
+	if n := tried() - before; n != 0 {
+		t.Errorf("%d connections to virtual addresses left the host", n)
+	}
 
 	o.allow("{passthroughMode: None}")
 	o.expect("request, None", o.get(o.plain, "any.example.com"), answer)
@@ -266,6 +277,13 @@ func TestPassthrough(t *testing.T) {
 	}
 	o.allow(match(domain, "{type: CIDR, value: 127.0.0.0/8}"))
 	o.expect("TLS to a range", o.handshake("anything.example.com"), "secure")
+	o.allow(match(domain, "{type: CIDR, value: 127.0.0.0/8}", "{type: CIDR, value: 128.0.0.0/1}"))
+	virtual := o.dial("241.0.0.9", 4711)
+	fmt.Fprint(virtual, "\x00\x01 are no request\n")
+	o.expect("no service, in a range that is let through", o.hear(virtual), hungUp)
+	if n := o.member.stat(t, "cluster.meshpassthrough_tcp_128.0.0.0/1_*.upstream_cx_total"); n != 0 {
+		t.Errorf("%d connections to virtual addresses left the host", n)
+	}
 	o.expect("a request to a range", o.get(o.plain, "unknown.example.com"), "200 hello unknown.example.com")
 	if _, now := edits(); now == inPlace {
 		t.Error("a range is no edit in place: all connections are drained")

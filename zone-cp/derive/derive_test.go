@@ -574,3 +574,14 @@ func TestServicesTakeLabelsOfTheirDataplanes(t *testing.T) {
 	z.put(t, r, epoch)
 	expect(run(map[string]string{"tier": "a"}, map[string]string{"tier": "a"}), "owner=me", "tier=mine")
 }
+
+// Proxies close what goes to a virtual address that is none of a service.
+func TestFamiliesAreVirtual(t *testing.T) {
+	for typ, f := range families {
+		for _, a := range []netip.Addr{f.at(0, 0), f.at(255, f.size()-1)} {
+			if !slices.ContainsFunc(mesh.VirtualRanges, func(p netip.Prefix) bool { return p.Contains(a) }) {
+				t.Errorf("%s of %s is in no range of virtual addresses", a, typ)
+			}
+		}
+	}
+}

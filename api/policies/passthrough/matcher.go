@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/causeway-mesh/causeway/api/mesh"
 	"github.com/causeway-mesh/causeway/api/policy"
 )
 
@@ -55,6 +56,11 @@ func (r rule) predicates() []*predicate {
 	}
 	if p, ok := m.prefix(); ok {
 		out = append(out, within(m.name(), &corev3.CidrRange{AddressPrefix: p.Addr().String(), PrefixLen: wrapperspb.UInt32(uint32(p.Bits()))}))
+		for _, virtual := range mesh.VirtualRanges {
+			if p.Overlaps(virtual) { // there are services and nothing else
+				out = append(out, not(within(m.name(), &corev3.CidrRange{AddressPrefix: virtual.Addr().String(), PrefixLen: wrapperspb.UInt32(uint32(virtual.Bits()))})))
+			}
+		}
 	}
 	switch {
 	case m.isHTTP():
@@ -83,11 +89,15 @@ func plaintextHTTP() []*predicate {
 			&matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Contains{Contains: what}})
 	}
 	return []*predicate{
-		{MatchType: &matcherv3.Matcher_MatcherList_Predicate_NotMatcher{NotMatcher: isTLS()}},
+		not(isTLS()),
 		{MatchType: &matcherv3.Matcher_MatcherList_Predicate_OrMatcher{OrMatcher: &matcherv3.Matcher_MatcherList_Predicate_PredicateList{
 			Predicate: []*predicate{says("http/1."), says("h2c")},
 		}}},
 	}
+}
+
+func not(p *predicate) *predicate {
+	return &predicate{MatchType: &matcherv3.Matcher_MatcherList_Predicate_NotMatcher{NotMatcher: p}}
 }
 
 func exactly(s string) *matcherv3.StringMatcher {
