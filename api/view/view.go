@@ -302,7 +302,6 @@ func (v *View) load(r *memo.Reader, keys []resource.Key, sel resource.Selector) 
 	return out
 }
 
-// kri is the identifier of a resource.
 // KRI is the identifier of a resource.
 func (v *View) KRI(res resource.Resource) resource.KRI {
 	k, _ := v.kinds.ByName(res.Type)

@@ -100,12 +100,13 @@ func authority(serial int) ([]byte, error) {
 const pause = 400 * time.Millisecond
 
 // measure makes a world and changes it.
-func measure(ctx context.Context, o options, dir string, n int, note func(row)) error {
+func measure(ctx context.Context, o options, dir string, n int, note func(row)) (err error) {
 	w, err := newWorld(ctx, o, dir, n)
 	if err != nil {
 		return err
 	}
 	defer w.close()
+	defer func() { err = w.explain(err) }()
 	begin, err := w.memory(ctx)
 	if err != nil {
 		return err

@@ -108,6 +108,19 @@ func (p *plane) kill() {
 	}
 }
 
+// gone says that the process has ended.
+func (p *plane) gone() bool {
+	if p.cmd == nil {
+		return false
+	}
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // tail is the end of the log.
 func (p *plane) tail() string {
 	b, err := os.ReadFile(p.log)

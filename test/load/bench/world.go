@@ -261,6 +261,16 @@ type cost struct {
 
 func (w *world) planes() []*plane { return []*plane{w.global, w.east} }
 
+// explain adds what a process that is gone has said to an error that may come from that.
+func (w *world) explain(err error) error {
+	for _, p := range w.planes() {
+		if err != nil && p.gone() {
+			err = fmt.Errorf("%s is gone (%s; the end of its log: %s): %w", p.name, p.cmd.ProcessState, p.tail(), err)
+		}
+	}
+	return err
+}
+
 func (w *world) costing() (cost, error) {
 	c := cost{w, map[*plane]time.Duration{}}
 	for _, p := range w.planes() {
