@@ -118,6 +118,10 @@ func (s *Service) Ask(ctx context.Context, dp resource.Key, q *inquiry.Question)
 	case !slices.Contains(f.Features, agentapi.FeatureInquiry):
 		return nil, inquiry.Failf("the agent of dataplane %s has version %s, which answers no questions about its Envoy; upgrade it", dp.Name, resource.Quote(f.AgentVersion))
 	}
+	if f.ControlPlane != s.cfg.Instance {
+		return nil, inquiry.Failf("the agent of dataplane %s is connected to instance %s of zone %s's control plane, and this is %s; ask that one",
+			dp.Name, f.ControlPlane, s.cfg.Zone, s.cfg.Instance)
+	}
 	ss := s.registry.session(dp)
 	if ss == nil {
 		return nil, gone(s.cfg.Zone, dp)

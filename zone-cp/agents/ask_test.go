@@ -192,3 +192,15 @@ func TestAgentsAreCalled(t *testing.T) {
 		z.until("the stream that nobody needs has ended", func() bool { return z.desks.of(web) == nil })
 	}
 }
+
+// Which instance has the session is said by those that have not.
+func TestAnAgentOfAnotherInstance(t *testing.T) {
+	z := newWorld(t).start()
+	z.registry.update(web, func(f *Facts) {
+		f.Connected, f.ControlPlane, f.Features = true, "zone-2", []string{agentapi.FeatureInquiry}
+	})
+	_, err := z.Ask(t.Context(), web, &inquiry.Question{What: inquiry.WhatStats})
+	if f := (*inquiry.Failure)(nil); !errors.As(err, &f) || !strings.Contains(f.Text, "connected to instance zone-2 of zone east") {
+		t.Errorf("got %v", err)
+	}
+}
