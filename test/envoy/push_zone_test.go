@@ -219,8 +219,7 @@ type sending struct {
 }
 
 func (z *zone) intercept(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	ctx, cancel := context.WithCancel(ss.Context())
-	defer cancel()
+	ctx, cancel := context.WithCancel(ss.Context()) // ends with the stream; handlers may return before
 	p := &tap{ServerStream: ss, zone: z, ctx: ctx, cancel: cancel}
 	z.mu.Lock()
 	z.taps = append(z.taps, p)
