@@ -1,4 +1,5 @@
-// Package backends runs what telemetry is sent to, for tests: a real Jaeger, a real OpenTelemetry Collector, and a sink of lines.
+// Package backends runs what telemetry is sent to, for tests: a real Jaeger, a real OpenTelemetry Collector, a sink of lines, and
+// what takes the traces of Datadog.
 // The programs are built from test/observability, once, by .ci/prepare. All of them are on loopback and end with the test.
 // It is no part of the product and knows nothing of meshes.
 package backends

@@ -176,11 +176,11 @@ spec:
     backends: [{type: OpenTelemetry, openTelemetry: {backendRef: {kind: MeshOpenTelemetryBackend, labels: {kuma.io/display-name: jaeger}}}}]
     tags: [{name: team, literal: core}, {name: tenant, header: {name: x-tenant, default: none}}]
 `, host, port))
-	traced := func(what string) {
+	traced := func(what string, read func() []backends.Span) {
 		t.Helper()
 		m.Until(t, "a trace with a span of either side, by "+what, func() (any, bool) {
 			web.Expect(t, testmesh.Request{Service: "backend", Path: "/" + what}, http.StatusOK)
-			spans := jaeger.Spans(t, "web")
+			spans := read()
 			return spans, slices.ContainsFunc(spans, func(s backends.Span) bool {
 				return s.Service == "web" && strings.HasSuffix(s.Tags["http.url"], "/"+what) && s.Tags["kuma.workload"] == "web" && s.Tags["kuma.mesh"] == m.Name &&
 					s.Tags["kuma.zone"] == m.Zone.Name && s.Tags["team"] == "core" && s.Tags["tenant"] == "none" &&
@@ -190,7 +190,8 @@ spec:
 			})
 		})
 	}
-	traced("opentelemetry")
+	ofWeb := func() []backends.Span { return jaeger.Spans(t, "web") }
+	traced("opentelemetry", ofWeb)
 	m.Apply(t, fmt.Sprintf(`
 type: MeshTrace
 name: all
@@ -199,7 +200,17 @@ spec:
     backends: [{type: Zipkin, zipkin: {url: "http://%s/api/v2/spans", traceId128bit: true}}]
     tags: [{name: team, literal: core}, {name: tenant, header: {name: x-tenant, default: none}}]
 `, jaeger.Zipkin))
-	traced("zipkin")
+	traced("zipkin", ofWeb)
+	datadog := backends.NewDatadog(t)
+	m.Apply(t, fmt.Sprintf(`
+type: MeshTrace
+name: all
+spec:
+  default:
+    backends: [{type: Datadog, datadog: {url: %q}}]
+    tags: [{name: team, literal: core}, {name: tenant, header: {name: x-tenant, default: none}}]
+`, datadog.URL))
+	traced("datadog", func() []backends.Span { return datadog.Spans(t) })
 }
 
 // testZoneLogs is MeshAccessLog and MeshTrace at an ingress and an egress: of what passes there, only what goes to the named service is logged.
