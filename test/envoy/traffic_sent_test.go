@@ -226,6 +226,18 @@ func testChecks(t *testing.T, m *testmesh.Mesh) {
 		m.Apply(t, checks("call", service("call"), "grpc: {}"))
 		unwell(t, all[6])
 	})
+	t.Run("not well at first, and never used", func(t *testing.T) {
+		late := m.Workloads(t, testmesh.Workload{Name: "late-1", Protocol: mesh.TCP})[0]
+		late.App.SetWell(false)
+		m.Apply(t, fmt.Sprintf("type: MeshHealthCheck\nname: late\nspec:\n  to:\n  - targetRef: %s\n    default: {interval: 100ms, timeout: 2s, tcp: {send: %q, receive: [%q]}}\n",
+			service("late"), send, receive))
+		m.Until(t, "it is passed over", func() (any, bool) {
+			healthy, failed := web.Stat(t, `cluster\.kri_msvc.*_late_.*\.membership_healthy`), web.Stat(t, `cluster\.kri_msvc.*_late_.*\.health_check\.failure`)
+			return []any{healthy, failed}, healthy == 0 && failed > 0
+		})
+		late.App.SetWell(true)
+		untilDialled(t, m, web, "late", "late-1")
+	})
 	t.Run("an endpoint that is gone is not asked any more", func(t *testing.T) {
 		all[2].StopAgent(t)
 		one("backend")

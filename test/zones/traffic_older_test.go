@@ -59,7 +59,7 @@ spec: {rules: [{default: {http: [{abort: {httpStatus: 500, percentage: 0}}]}}]}
 type: MeshHealthCheck
 mesh: default
 name: checks
-spec: {to: [{targetRef: {kind: MeshService, labels: {kuma.io/display-name: older}}, default: {interval: 5s, timeout: 2s, unhealthyThreshold: 3, healthyThreshold: 1, tcp: {}}}]}
+spec: {to: [{targetRef: {kind: Mesh}, default: {interval: 5s, timeout: 2s, unhealthyThreshold: 3, healthyThreshold: 1, tcp: {}}}]}
 ---
 type: MeshLoadBalancingStrategy
 mesh: default

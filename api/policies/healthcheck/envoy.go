@@ -24,6 +24,7 @@ var hooks = policy.Hooks[Conf]{
 // The defaults of what Envoy wants to be told.
 const (
 	defaultInterval  = time.Minute
+	defaultNoTraffic = time.Minute
 	defaultTimeout   = 15 * time.Second
 	defaultUnhealthy = 5
 	defaultHealthy   = 1
@@ -92,7 +93,13 @@ func (c Conf) common() *corev3.HealthCheck {
 		Interval: orElse(c.Interval, defaultInterval), Timeout: orElse(c.Timeout, defaultTimeout),
 		UnhealthyThreshold: threshold(c.UnhealthyThreshold, defaultUnhealthy), HealthyThreshold: threshold(c.HealthyThreshold, defaultHealthy),
 		UnhealthyInterval: c.UnhealthyInterval.Proto(), InitialJitter: c.InitialJitter.Proto(),
-		IntervalJitter: c.IntervalJitter.Proto(), NoTrafficInterval: c.NoTrafficInterval.Proto(),
+		IntervalJitter: c.IntervalJitter.Proto(), NoTrafficHealthyInterval: orElse(c.NoTrafficInterval, defaultNoTraffic),
+	}
+	// Envoy would ask an endpoint that fails its first check as seldom as one that nobody uses, which it therefore stays: nothing is sent
+	// to it before it has passed one.
+	h.NoTrafficInterval = cmp.Or(h.UnhealthyInterval, h.Interval)
+	if h.NoTrafficHealthyInterval.AsDuration() < h.NoTrafficInterval.AsDuration() {
+		h.NoTrafficInterval = h.NoTrafficHealthyInterval
 	}
 	if p := c.IntervalJitterPercent; p != nil {
 		h.IntervalJitterPercent = *p

@@ -44,7 +44,7 @@ type Conf struct {
 	EventLogPath *string `json:"eventLogPath,omitempty"`
 	// AlwaysLogHealthCheckFailures writes every failed check to the log, not only the first in a row. Default false.
 	AlwaysLogHealthCheckFailures *bool `json:"alwaysLogHealthCheckFailures,omitempty"`
-	// NoTrafficInterval is the interval while the client has never sent anything to the destination. Greater than 0. Default 60s.
+	// NoTrafficInterval is the interval while the client has never sent anything to the destination, for endpoints that are well. Greater than 0. Default 60s.
 	NoTrafficInterval *policy.Duration `json:"noTrafficInterval,omitempty"`
 	// ReuseConnection makes checks on a connection that is kept open. Default true.
 	ReuseConnection *bool `json:"reuseConnection,omitempty"`
