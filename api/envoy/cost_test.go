@@ -134,6 +134,9 @@ func TestCostOfTelemetry(t *testing.T) {
 	logs := func(name, to, backend string) {
 		w.put(fmt.Sprintf("type: MeshAccessLog\nmesh: default\nname: %s\nspec:\n  to: [{targetRef: %s, default: {backends: [%s]}}]", name, to, backend))
 	}
+	metrics := func(target, backend string) {
+		w.put(fmt.Sprintf("type: MeshMetric\nmesh: default\nname: all\nspec: {targetRef: %s, default: {backends: [%s]}}", target, backend))
+	}
 	const one = "{kind: MeshService, labels: {kuma.io/display-name: svc-5}}"
 	collector("10.0.0.1")
 	for _, c := range []struct {
@@ -158,6 +161,15 @@ func TestCostOfTelemetry(t *testing.T) {
 		{"another collector", func() {
 			w.put("type: MeshOpenTelemetryBackend\nmesh: default\nname: other\nlabels: {kuma.io/display-name: other}\nspec: {endpoint: {address: x}}")
 		}, nil},
+		// Metrics are made by the agents: no resource of Envoy knows of them. Classes are new as with any new policy.
+		{"metrics of the mesh", func() { metrics("{kind: Mesh}", "{type: OpenTelemetry, "+ref+"}") }, map[string]uint64{"blockListeners": classes}},
+		{"metrics of one workload", func() {
+			metrics("{kind: Dataplane, labels: {kuma.io/workload: svc-3}}", "{type: Prometheus, prometheus: {port: 5671}}")
+		}, map[string]uint64{"blockListeners": classes}},
+		{"another port", func() {
+			metrics("{kind: Dataplane, labels: {kuma.io/workload: svc-3}}", "{type: Prometheus, prometheus: {port: 5672}}")
+		}, nil},
+		{"the collector of metrics moves", func() { collector("10.0.0.4") }, map[string]uint64{"addition": 2}},
 	} {
 		w.costs(c.name, c.change, c.want)
 	}

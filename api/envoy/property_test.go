@@ -357,7 +357,10 @@ func (w *world) policy() string {
 	n := w.rnd.IntN(9) + 1
 	name := w.pick("p1", "p2", "p3")
 	var typ, spec string
-	switch w.rnd.IntN(19) {
+	switch w.rnd.IntN(20) {
+	case 19:
+		typ = "MeshMetric"
+		spec = w.metrics(n)
 	case 15, 16:
 		typ = "MeshAccessLog"
 		spec = w.accessLog(n)
@@ -463,6 +466,12 @@ func (w *world) accessLog(n int) string {
 	}
 	return fmt.Sprintf("%s\n  rules: [{default: {backends: [%s]}}%s]", w.inboundTarget(), backend,
 		w.maybe(fmt.Sprintf(", {matches: [{sni: {type: Exact, value: sni.x%d}}], default: {backends: [%s]}}", n, backend)))
+}
+
+func (w *world) metrics(n int) string {
+	backend := w.pick(fmt.Sprintf("{type: Prometheus, prometheus: {port: %d, path: /m%d}}", 5670+n, n), "{type: OpenTelemetry, openTelemetry: "+w.collectorRef()+"}", "")
+	return fmt.Sprintf("%s\n  default: {sidecar: {profiles: {appendProfiles: [{name: %s}]}}, applications: [{port: %d}], backends: [%s]}",
+		w.target(), w.pick("All", "Basic", "None"), 8000+n, backend)
 }
 
 func (w *world) trace(n int) string {
@@ -614,6 +623,9 @@ func (w *world) compare(when string) {
 		}
 		if !reflect.DeepEqual(got.Problems, want.Problems) {
 			w.t.Fatalf("%s: %s: problems %v, from scratch %v", when, k, got.Problems, want.Problems)
+		}
+		if got.Agent != want.Agent {
+			w.t.Fatalf("%s: %s: its agent is told %v, from scratch %v", when, k, got.Agent.List(), want.Agent.List())
 		}
 		w.complete(when, k, got)
 		if got, want := w.names[k].Value(), v.NamesOf(k).Value(); !reflect.DeepEqual(got, want) {
