@@ -17,13 +17,16 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/causeway-mesh/causeway/api/envoy"
 	"github.com/causeway-mesh/causeway/dataplane/bootstrap"
 	process "github.com/causeway-mesh/causeway/dataplane/envoy"
 	"github.com/causeway-mesh/causeway/dataplane/relay"
 	"github.com/causeway-mesh/causeway/dataplane/sds"
+	"github.com/causeway-mesh/causeway/zone-cp/solo"
 	"github.com/causeway-mesh/causeway/zone-cp/xds"
 )
 
@@ -86,7 +89,7 @@ func (z *zone) cut() {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	for _, p := range z.taps {
-		p.cancel()
+		p.cut()
 	}
 }
 
@@ -197,9 +200,7 @@ func (f *feed) state() (acked uint64, rejected []xds.Rejection) {
 // tap listens to one stream, and can cut it.
 type tap struct {
 	grpc.ServerStream
-	zone   *zone
-	ctx    context.Context
-	cancel context.CancelFunc
+	zone *zone
 
 	mu    sync.Mutex
 	heard []*discoveryv3.DeltaDiscoveryRequest
@@ -219,16 +220,17 @@ type sending struct {
 }
 
 func (z *zone) intercept(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	ctx, cancel := context.WithCancel(ss.Context()) // ends with the stream; handlers may return before
-	p := &tap{ServerStream: ss, zone: z, ctx: ctx, cancel: cancel}
+	p := &tap{ServerStream: ss, zone: z}
 	z.mu.Lock()
 	z.taps = append(z.taps, p)
 	z.mu.Unlock()
 	return handler(srv, p)
 }
 
-// Context implements grpc.ServerStream.
-func (p *tap) Context() context.Context { return p.ctx }
+var errCut = status.Error(codes.Canceled, "cut by the test")
+
+// cut ends the stream, if it has not ended.
+func (p *tap) cut() { solo.End(p.ServerStream, errCut) }
 
 // RecvMsg implements grpc.ServerStream.
 func (p *tap) RecvMsg(m any) error {
@@ -253,8 +255,8 @@ func (p *tap) SendMsg(m any) error {
 		fate = spoil(p, r)
 	}
 	if fate == cutBefore {
-		p.cancel()
-		return p.ctx.Err()
+		p.cut()
+		return errCut
 	}
 	p.mu.Lock()
 	p.sent = append(p.sent, sending{
@@ -264,7 +266,7 @@ func (p *tap) SendMsg(m any) error {
 	p.mu.Unlock()
 	err := p.ServerStream.SendMsg(m)
 	if fate == cutAfter {
-		p.cancel()
+		p.cut()
 	}
 	return err
 }
