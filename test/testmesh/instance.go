@@ -354,6 +354,9 @@ func (i *Instance) StartAgent(t testing.TB) {
 	t.Helper()
 	i.launch(t)
 	i.untilReady(t)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	clear(i.addresses) // it may have found another block
 }
 
 // Kill ends everything of the workload at once, as when its host dies: agent (when it runs apart), Envoy and server.
