@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -70,5 +71,5 @@ func (d *Datadog) Spans(t testing.TB) []Span {
 	if d.err != nil {
 		t.Fatal(d.err)
 	}
-	return append([]Span(nil), d.spans...)
+	return slices.Clone(d.spans)
 }

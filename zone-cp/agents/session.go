@@ -190,7 +190,6 @@ func revoked(snapshot *catalog.Snapshot, g identity.Grant) bool {
 	return false
 }
 
-// begin describes the start of a session in the facts.
 // holds notes a certificate that the workload has without having asked for it now.
 func (f *Facts) holds(held identity.Issued) {
 	if held.Serial != f.Issued.Serial {
@@ -201,6 +200,7 @@ func (f *Facts) holds(held identity.Issued) {
 	}
 }
 
+// begin describes the start of a session in the facts.
 func (ss *session) begin(f *Facts, held identity.Issued, id string, now time.Time) {
 	h := ss.hello
 	if f.subscription != "" {
